@@ -1,0 +1,20 @@
+//! What Layerpack knows about a pageserver: how its work directory is laid out, how its layers are named and what
+//! its timeline metadata says. Nothing below this crate parses a name or looks at a tenant directory.
+//!
+//! - [`ParsedLayerName`] is the grammar of layer names; [`in_layout`] maps names between layouts;
+//! - [`ParsedMetadata`] reads the `metadata` file;
+//! - [`WorkDir`] lists tenants and timelines and [scans](WorkDir::scan) one timeline.
+
+mod layer_name;
+mod metadata;
+mod workdir;
+
+pub use layer_name::{
+    KeyRange, KeyedName, LayerKey, LayerKind, Layout, OpaqueName, ParsedLayerName, Relish, RelishName,
+    SlruKind, in_layout,
+};
+pub use metadata::{METADATA_BYTES, MetadataError, MetadataForm, ParsedMetadata};
+pub use workdir::{
+    Listing, LocalLayer, METADATA_FILE, METADATA_FILE_BYTES_MAX, MetadataFile, SkipReason, Skipped,
+    TimelineScan, WorkDir, WorkDirError,
+};

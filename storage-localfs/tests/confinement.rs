@@ -1,0 +1,162 @@
+//! Nothing outside the root is read, written or removed, whatever lies inside it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use storage_api::{
+    Body, ErrorKind, GetRange, Key, KeyPrefix, ListRequest, ObjectStore, ObjectStoreExt, PutMode, Result,
+    UploadId,
+};
+use storage_localfs::LocalStore;
+use tempfile::TempDir;
+
+struct Fixture {
+    store: LocalStore,
+    root: TempDir,
+    outside: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (root, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        write(&outside.path().join("secret"), b"secret");
+        Self { store: LocalStore::open(root.path()).unwrap(), root, outside }
+    }
+
+    fn assert_outside_is_untouched(&self) {
+        assert_eq!(names_in(self.outside.path()), ["secret"]);
+        assert_eq!(fs::read(self.outside.path().join("secret")).unwrap(), b"secret");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own file need not be durable")]
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn key(key: &str) -> Key {
+    Key::new(key).unwrap()
+}
+
+#[track_caller]
+fn assert_denied<T>(result: Result<T>) {
+    assert_eq!(result.err().map(|error| error.kind()), Some(ErrorKind::PermissionDenied));
+}
+
+#[tokio::test]
+async fn a_linked_directory_is_refused() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    symlink(fixture.outside.path(), fixture.root.path().join("link")).unwrap();
+    store.put(&key("object"), Body::new("x"), PutMode::Create).await.unwrap();
+    for mode in [PutMode::Create, PutMode::Overwrite] {
+        assert_denied(store.put(&key("link/new"), Body::new("x"), mode).await);
+        assert_denied(store.put(&key("link/deeper/new"), Body::new("x"), mode).await);
+        assert_denied(store.put(&key("link/secret"), Body::new("x"), mode).await);
+        assert_denied(store.copy(&key("object"), &key("link/new"), mode).await);
+        assert_denied(store.copy(&key("link/secret"), &key("stolen"), mode).await);
+    }
+    assert_denied(store.get(&key("link/secret"), GetRange::Full).await);
+    assert_denied(store.head(&key("link/secret")).await);
+    assert_denied(store.delete(&[key("link/secret")]).await.unwrap().remove(0).result);
+    let upload = store.multipart_create(&key("link/new")).await.unwrap();
+    let part = store.multipart_put(&key("link/new"), &upload, 1, Body::new("x")).await.unwrap();
+    let whole = part.crc32c;
+    assert_denied(store.multipart_complete(&key("link/new"), &upload, &[part], whole).await);
+    assert_denied(store.list_all(&KeyPrefix::new("link/").unwrap()).await);
+    fixture.assert_outside_is_untouched();
+}
+
+#[tokio::test]
+async fn a_linked_file_is_refused_or_replaced() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    symlink(fixture.outside.path().join("secret"), fixture.root.path().join("link")).unwrap();
+    assert_denied(store.get(&key("link"), GetRange::Full).await);
+    assert_denied(store.head(&key("link")).await);
+    assert_denied(store.copy(&key("link"), &key("stolen"), PutMode::Create).await);
+    assert_denied(store.delete(&[key("link")]).await.unwrap().remove(0).result);
+    assert!(store.put(&key("link"), Body::new("x"), PutMode::Create).await.unwrap_err().is_already_exists());
+    fixture.assert_outside_is_untouched();
+    store.put(&key("link"), Body::new("mine"), PutMode::Overwrite).await.unwrap();
+    assert_eq!(&store.get_bytes(&key("link"), GetRange::Full, 10).await.unwrap().1[..], b"mine");
+    fixture.assert_outside_is_untouched();
+}
+
+#[tokio::test]
+async fn links_are_not_listed_not_even_inside_the_root() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    store.put(&key("real/object"), Body::new("x"), PutMode::Create).await.unwrap();
+    symlink("real", fixture.root.path().join("inside")).unwrap();
+    symlink(fixture.outside.path(), fixture.root.path().join("outside")).unwrap();
+    symlink("..", fixture.root.path().join("real/loop")).unwrap();
+    symlink("object", fixture.root.path().join("real/alias")).unwrap();
+    let listed = store.list_all(&KeyPrefix::root()).await.unwrap();
+    assert_eq!(listed.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["real/object"]);
+    let request = ListRequest { rolled_up: true, ..ListRequest::default() };
+    assert_eq!(store.list(&request).await.unwrap().common_prefixes, [KeyPrefix::new("real/").unwrap()]);
+    assert_denied(store.get(&key("inside/object"), GetRange::Full).await);
+    assert_denied(store.get(&key("real/loop/real/object"), GetRange::Full).await);
+    assert_eq!(store.sweep_stale(std::time::Duration::ZERO).await.unwrap(), 0);
+    fixture.assert_outside_is_untouched();
+}
+
+#[tokio::test]
+async fn uploads_do_not_leave_their_directory() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let target = key("object");
+    let real = store.multipart_create(&target).await.unwrap();
+    for name in
+        ["", ".", "..", "../..", "/", "a/b", &format!("../.layerpack-uploads/{}", real.0), &"a".repeat(300)]
+    {
+        let upload = UploadId(name.to_owned());
+        let put = store.multipart_put(&target, &upload, 1, Body::new("x")).await.unwrap_err();
+        // A name that is too long is none of ours either.
+        assert!(matches!(put.kind(), ErrorKind::NotFound | ErrorKind::Invalid), "{name:?}: {put:?}");
+    }
+    store.multipart_abort(&target, &UploadId("..".to_owned())).await.unwrap();
+    assert_eq!(store.multipart_list(&KeyPrefix::root()).await.unwrap().len(), 1);
+    store.multipart_abort(&key("another"), &real).await.unwrap();
+    assert_eq!(
+        store.multipart_list(&KeyPrefix::root()).await.unwrap().len(),
+        1,
+        "another key's abort ended it"
+    );
+
+    let linked = Fixture::new();
+    symlink(linked.outside.path(), linked.root.path().join(".layerpack-uploads")).unwrap();
+    assert_denied(linked.store.multipart_create(&target).await);
+    assert_denied(linked.store.multipart_list(&KeyPrefix::root()).await);
+    linked.assert_outside_is_untouched();
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_no_object() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    // Opening a pipe to read it would block until somebody writes.
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        fixture.root.path().join("pipe"),
+        rustix::fs::FileType::Fifo,
+        mode,
+        0,
+    )
+    .unwrap();
+    assert_eq!(store.get(&key("pipe"), GetRange::Full).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.head(&key("pipe")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(store.list_all(&KeyPrefix::root()).await.unwrap().is_empty());
+}

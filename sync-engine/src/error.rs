@@ -1,0 +1,206 @@
+//! What can go wrong in the engine, told apart by what the caller does next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use layer_archive::{FormatError, Generation, LayerName, Seq, TenantId, TimelineId, WriterInfo};
+use storage_api::{InvalidKey, StorageError};
+
+/// The result of an engine operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store failed a request.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A name from outside makes no object key.
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
+    /// There is no store marker: a wrong bucket, directory or prefix, or a store that was never created.
+    #[error(
+        "there is no Layerpack store at {url}: check the URL; `backup` creates a store where there is none"
+    )]
+    NoStore {
+        /// Where it was looked for.
+        url: String,
+    },
+    /// The store marker does not read.
+    #[error(
+        "the store marker layerpack.store at {url} is damaged ({why}): restore that object from another copy"
+    )]
+    MarkerDamaged {
+        /// The store.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The store was written by a newer program.
+    #[error(
+        "the store at {url} needs a reader of version {needed}, this program has {supported}: upgrade it"
+    )]
+    StoreTooNew {
+        /// The store.
+        url: String,
+        /// The least version that may read it.
+        needed: u32,
+        /// This program's version.
+        supported: u32,
+    },
+    /// The store does not refuse a second create-only put, so it cannot keep two writers apart.
+    #[error(
+        "the store at {url} overwrites an object that was put create-only (If-None-Match: *), so it cannot fence a second writer: use another store"
+    )]
+    StoreCannotFence {
+        /// The store.
+        url: String,
+    },
+    /// An object does not read as what it is.
+    #[error("{object} is damaged: run `layerpack verify --deep` to see how far it goes")]
+    Damaged {
+        /// Its key.
+        object: String,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// A record is missing from the middle of a log.
+    #[error(
+        "the log of {tenant}/{timeline} is damaged: record {seq} is missing although later ones exist; restore the object {key} from another copy"
+    )]
+    Gap {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The record.
+        seq: Seq,
+        /// Its key.
+        key: String,
+    },
+    /// The timeline changed faster than it could be read.
+    #[error("{tenant}/{timeline} changed {attempts} times while it was being opened: try again")]
+    Unstable {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// How often it was read.
+        attempts: usize,
+    },
+    /// The timeline is not in the store.
+    #[error("timeline {tenant}/{timeline} is not in the store: `layerpack status` lists what is")]
+    TimelineNotFound {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
+    /// The timeline was deleted; its id is not used again.
+    #[error("timeline {tenant}/{timeline} was deleted, and a deleted id is never used again")]
+    TimelineDeleted {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
+    /// The layer is not in the timeline.
+    #[error("layer {name} is not in timeline {tenant}/{timeline}: `layerpack ls` lists what is")]
+    LayerNotFound {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The layer.
+        name: LayerName,
+    },
+    /// Another writer took the timeline over. What was acknowledged before is safe; local files were kept.
+    #[error(
+        "fenced at record {seq}: timeline {tenant}/{timeline} was taken over by {} (pid {} on {}); stop that writer before this one is started again",
+        by.program, by.pid, by.host
+    )]
+    Fenced {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The record that was not ours.
+        seq: Seq,
+        /// Who wrote it.
+        by: Box<WriterInfo>,
+    },
+    /// A claim with an older generation than the last claim's.
+    #[error("generation {} is older than {} of the last claim: this pageserver was replaced", ours.0, last.0)]
+    StaleGeneration {
+        /// The caller's.
+        ours: Generation,
+        /// The last claim's.
+        last: Generation,
+    },
+    /// It is not known whether a record was stored, and it could not be found out.
+    #[error("whether record {key} was stored is not known, because reading it back failed too: run it again")]
+    UnknownOutcome {
+        /// Its key.
+        key: String,
+        /// Why the last attempt failed.
+        source: StorageError,
+    },
+    /// A file or directory of this machine failed.
+    #[error("cannot {doing} {}", path.display())]
+    Local {
+        /// What was being done.
+        doing: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file is not what it was when it was listed.
+    #[error("{} changed while it was read: a layer must not be written to after it is handed over", path.display())]
+    LayerChanged {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A layer was to be stored as a link to an equal one, which could not be read.
+    #[error("it equals {of}, which could not be read: run the backup again")]
+    EqualLayerFailed {
+        /// The equal layer.
+        of: LayerName,
+    },
+    /// A layer or commit does not fit the format.
+    #[error("{what} cannot be packed")]
+    Unpackable {
+        /// The layer's name or the record's key.
+        what: String,
+        /// Why.
+        source: FormatError,
+    },
+    /// A mirror would remove more than half of a timeline.
+    #[error(
+        "mirroring would remove {removed} of {total} layers of {tenant}/{timeline}, more than half: is this the right work directory? --force removes them"
+    )]
+    MirrorTooMuch {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// Layers that would be removed.
+        removed: usize,
+        /// Layers in the store.
+        total: usize,
+    },
+    /// A task of this program ended before it was done.
+    #[error("an internal task ended early: {0}")]
+    Task(String),
+}
+
+impl Error {
+    pub(crate) fn local(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        Self::Local { doing, path: path.as_ref().to_owned(), source }
+    }
+
+    pub(crate) fn damaged(object: impl ToString, source: FormatError) -> Self {
+        Self::Damaged { object: object.to_string(), source }
+    }
+}

@@ -1,0 +1,48 @@
+//! The engine of Layerpack: a timeline's log on an object store, and what is done with it.
+//!
+//! A [`Store`] holds timelines; a [`TimelineView`] is one of them as it is now, read without writing; a
+//! [`TimelineWriter`] has claimed one and appends to its log. Backup, restore and verify are a planner, pure and
+//! printable, and an executor. `docs/protocol.md` says why the log is what it is.
+//!
+//! The engine sees [`storage_api::ObjectStore`], never a backend; files, never what they are called; layers, never
+//! what is in them.
+
+mod backup;
+mod catalog;
+mod durable;
+mod error;
+mod fetch;
+mod hash;
+pub mod inspect;
+mod layout;
+mod local;
+mod marker;
+mod object;
+mod pack;
+mod progress;
+mod restore;
+mod state;
+mod verify;
+mod view;
+mod writer;
+
+pub use backup::{
+    BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, Mirror, execute_backup, plan_backup,
+};
+pub use catalog::{Catalog, CatalogEntry, TimelineListing};
+pub use durable::{DurableDir, Published};
+pub use error::{Error, Result};
+pub use fetch::{fetch_layer, read_layer};
+pub use hash::hash_files;
+pub use layout::{ObjectName, StoreLayout, TimelineKeys};
+pub use local::{LocalLayer, LocalTimeline};
+pub use marker::{Created, Store, StoreMarker};
+pub use pack::PackOptions;
+pub use progress::Progress;
+pub use restore::{
+    MetadataOutcome, RestorePlan, RestoreReport, WriteOutcome, execute_restore, hash_existing, plan_restore,
+};
+pub use state::TimelineState;
+pub use verify::{Finding, VerifyDepth, VerifyReport, verify_timeline};
+pub use view::{ManifestUsed, TimelineView};
+pub use writer::{Draft, TimelineWriter, WriterOptions};

@@ -1,0 +1,35 @@
+//! What the caller has on its disk: the layers of one timeline and its metadata.
+
+use std::path::PathBuf;
+
+use layer_archive::{Ancestor, LayerName, Level, Lsn, LsnRange, TimelineMetadata};
+
+/// A frozen layer in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalLayer {
+    /// Its name.
+    pub name: LayerName,
+    /// The file.
+    pub path: PathBuf,
+    /// The file's length.
+    pub raw_size: u64,
+    /// The LSNs it covers, where the caller knows.
+    pub lsn_range: Option<LsnRange>,
+    /// How hard to compress it.
+    pub level: Level,
+}
+
+/// One timeline on the caller's disk.
+///
+/// The metadata was read before the layers were listed, so that every layer it needs is among them.
+#[derive(Clone, Debug, Default)]
+pub struct LocalTimeline {
+    /// The layers, in any order, their names distinct.
+    pub layers: Vec<LocalLayer>,
+    /// The metadata file, where there is one.
+    pub metadata: Option<TimelineMetadata>,
+    /// Up to which LSN the metadata says that the timeline is durable.
+    pub disk_consistent_lsn: Option<Lsn>,
+    /// Where the timeline was branched off.
+    pub ancestor: Option<Ancestor>,
+}

@@ -1,0 +1,77 @@
+//! Reading objects of a timeline: indexes from their tails, manifests, ranges.
+
+use bytes::Bytes;
+use layer_archive::{BundleId, BundleIndex, FormatError, Manifest, TailParse, limits};
+use storage_api::{ErrorKind, GetRange, Key, ObjectStore, ObjectStoreExt, StorageError};
+
+use crate::{Error, Result};
+
+/// Reads the index of a bundle from its last `tail_len` bytes, and from more where those are too few.
+pub(crate) async fn read_index(objects: &dyn ObjectStore, key: &Key, tail_len: u64) -> Result<BundleIndex> {
+    let mut wanted = tail_len;
+    // Lengths come from the object: each answer must ask for more than the one before, and two are enough.
+    for _ in 0..3 {
+        let (info, tail) = match objects.get_bytes(key, GetRange::Suffix(wanted), wanted).await {
+            Ok(answer) => answer,
+            // The suffix of an object without bytes.
+            Err(error) if error.kind() == ErrorKind::Range => {
+                let (what, needed, available) = ("bundle", limits::TAIL_READ_BYTES, 0);
+                return Err(Error::damaged(key, FormatError::Truncated { what, needed, available }));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match BundleIndex::parse_tail(&tail, info.size).map_err(|error| Error::damaged(key, error))? {
+            TailParse::Complete(index) => return Ok(*index),
+            TailParse::NeedMore(needed) if needed > wanted => wanted = needed,
+            TailParse::NeedMore(_) => break,
+        }
+    }
+    let why = "its index asks for more and more".into();
+    Err(Error::damaged(key, FormatError::Malformed { what: "bundle", why }))
+}
+
+/// Reads the index of the record or payload object `bundle`, whose origin must say so where it is a record.
+pub(crate) async fn read_record(
+    objects: &dyn ObjectStore,
+    key: &Key,
+    bundle: BundleId,
+) -> Result<BundleIndex> {
+    let index = read_index(objects, key, limits::TAIL_READ_BYTES).await?;
+    if index.origin().bundle != bundle {
+        let why = format!("it says that it is {}", index.origin().bundle);
+        return Err(Error::damaged(key, FormatError::Malformed { what: "record", why }));
+    }
+    Ok(index)
+}
+
+/// Reads a manifest.
+pub(crate) async fn read_manifest(objects: &dyn ObjectStore, key: &Key) -> Result<(Manifest, u64)> {
+    let (info, bytes) = objects.get_bytes(key, GetRange::Full, limits::READ_SECTION_PLAIN_MAX).await?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| Error::damaged(key, error))?;
+    Ok((manifest, info.size))
+}
+
+/// Reads exactly the bytes `start..end` of an object.
+pub(crate) async fn read_range(
+    objects: &dyn ObjectStore,
+    key: &Key,
+    range: std::ops::Range<u64>,
+) -> Result<Bytes> {
+    let len = range.end.saturating_sub(range.start);
+    let range_error = |error: StorageError| match error.kind() {
+        // The object is shorter than what is known of it.
+        ErrorKind::Range => {
+            Error::damaged(key, FormatError::Truncated { what: "bundle", needed: range.end, available: 0 })
+        }
+        _ => error.into(),
+    };
+    let (info, bytes) =
+        objects.get_bytes(key, GetRange::Bounded(range.clone()), len).await.map_err(range_error)?;
+    if bytes.len() as u64 == len {
+        return Ok(bytes);
+    }
+    Err(Error::damaged(
+        key,
+        FormatError::Truncated { what: "bundle", needed: range.end, available: info.size },
+    ))
+}

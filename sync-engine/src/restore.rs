@@ -1,0 +1,193 @@
+//! Restore: what of a timeline is not in a directory yet, and putting it there.
+
+mod plan;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use layer_archive::{LayerName, RawDigest};
+
+use self::plan::RangeFetch;
+use crate::backup::{Conflict, FailedLayer};
+use crate::durable::{DurableDir, Published};
+use crate::hash::hash_files;
+use crate::layout::TimelineKeys;
+use crate::{Error, Progress, Result, Store, TimelineState};
+
+pub use self::plan::{RestorePlan, plan_restore};
+pub use self::write::Outcome as WriteOutcome;
+pub(crate) use self::write::{cut_layer, stream_layer};
+
+/// Ranges that are fetched and written at the same time; each is in memory once.
+const RANGES_IN_FLIGHT: usize = 3;
+
+/// What a restore has done.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreReport {
+    /// Layers written.
+    pub layers: usize,
+    /// Their raw bytes.
+    pub raw_bytes: u64,
+    /// Stored bytes fetched for them.
+    pub stored_bytes: u64,
+    /// Layers that were there already, with the right contents.
+    pub present: usize,
+    /// Files that were there with other contents. They were left alone.
+    pub conflicts: Vec<Conflict>,
+    /// Layers that could not be restored.
+    pub failed: Vec<FailedLayer>,
+    /// Whether the directory has the timeline's metadata now (or it has none).
+    pub metadata: MetadataOutcome,
+}
+
+/// What became of the metadata file, which is written last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetadataOutcome {
+    /// The timeline has none.
+    #[default]
+    None,
+    /// It was written.
+    Written,
+    /// It was there already.
+    Present,
+    /// Another file was there, and was left alone.
+    Conflict,
+    /// It was held back, because layers are missing that it may need.
+    HeldBack,
+}
+
+impl RestoreReport {
+    /// Whether the directory is the timeline.
+    pub fn is_complete(&self) -> bool {
+        let metadata = matches!(
+            self.metadata,
+            MetadataOutcome::None | MetadataOutcome::Written | MetadataOutcome::Present
+        );
+        self.conflicts.is_empty() && self.failed.is_empty() && metadata
+    }
+}
+
+/// Compares the layers of `state` with files, by name; `existing` are the files of the directory.
+///
+/// What is there is verified by its contents, not trusted: it may be what a killed restore has left.
+pub async fn hash_existing(
+    state: &TimelineState,
+    existing: &BTreeMap<LayerName, PathBuf>,
+    progress: &Arc<Progress>,
+) -> BTreeMap<LayerName, Result<RawDigest>> {
+    let shared: Vec<(&LayerName, &PathBuf)> =
+        existing.iter().filter(|(name, _)| state.layers().contains_key(*name)).collect();
+    let digests =
+        hash_files(shared.iter().map(|(_, path)| (*path).clone()).collect(), Arc::clone(progress)).await;
+    shared.into_iter().map(|(name, _)| name.clone()).zip(digests).collect()
+}
+
+/// Does what a plan says: fetches ranges in parallel, verifies and writes their layers, and the metadata last.
+///
+/// A layer that fails does not keep the others from being restored.
+pub async fn execute_restore(
+    store: &Store,
+    keys: &TimelineKeys,
+    state: &TimelineState,
+    plan: RestorePlan,
+    dir: &DurableDir,
+    progress: &Arc<Progress>,
+) -> Result<RestoreReport> {
+    dir.sweep()?;
+    let mut report = RestoreReport {
+        present: plan.present,
+        conflicts: plan.conflicts,
+        failed: plan.failed,
+        ..RestoreReport::default()
+    };
+    progress.expect(plan.raw_bytes);
+    let fetches = plan.fetches.into_iter().map(|fetch| async move {
+        let layers = fetch.layers();
+        let fetched = fetch_range(store, keys, state, fetch, dir, progress).await;
+        (layers, fetched)
+    });
+    let mut fetches = stream::iter(fetches).buffer_unordered(RANGES_IN_FLIGHT);
+    while let Some((layers, fetched)) = fetches.next().await {
+        match fetched {
+            Ok(outcome) => report.add(state, outcome),
+            Err(error) => {
+                let error = Arc::new(error);
+                let failed = layers.into_iter().map(|name| FailedLayer { name, error: Arc::clone(&error) });
+                report.failed.extend(failed);
+            }
+        }
+    }
+    drop(fetches);
+    dir.sync()?;
+    report.metadata = restore_metadata(state, dir, &report)?;
+    Ok(report)
+}
+
+async fn fetch_range(
+    store: &Store,
+    keys: &TimelineKeys,
+    state: &TimelineState,
+    fetch: RangeFetch,
+    dir: &DurableDir,
+    progress: &Arc<Progress>,
+) -> Result<write::Outcome> {
+    let key = keys.bundle(fetch.bundle)?;
+    if let Some(entry) = fetch.only_layer().and_then(|name| state.layers().get(name)) {
+        return stream_layer(&**store.objects(), &key, entry, dir, progress).await;
+    }
+    let stored = crate::object::read_range(&**store.objects(), &key, fetch.range.clone()).await?;
+    let (dir, progress) = (dir.clone(), Arc::clone(progress));
+    let entries = fetch.entries(state);
+    let written = tokio::task::spawn_blocking(move || {
+        let range =
+            write::RangeWriter { fetch: &fetch, stored: &stored, key: &key, dir: &dir, progress: &progress };
+        range.write(&entries)
+    });
+    written.await.map_err(|error| Error::Task(error.to_string()))
+}
+
+impl RestoreReport {
+    fn add(&mut self, state: &TimelineState, outcome: write::Outcome) {
+        let write::Outcome { written, taken, failed, stored_bytes } = outcome;
+        self.stored_bytes += stored_bytes;
+        self.layers += written.len();
+        self.failed.extend(failed);
+        for name in written {
+            self.raw_bytes += state.layers().get(&name).map_or(0, |layer| layer.raw.size);
+        }
+        for (name, local) in taken {
+            let Some(layer) = state.layers().get(&name) else { continue };
+            if local == layer.raw {
+                self.present += 1;
+            } else {
+                self.conflicts.push(Conflict { name, local, stored: layer.raw });
+            }
+        }
+    }
+}
+
+fn restore_metadata(
+    state: &TimelineState,
+    dir: &DurableDir,
+    report: &RestoreReport,
+) -> Result<MetadataOutcome> {
+    let Some(metadata) = state.metadata() else { return Ok(MetadataOutcome::None) };
+    if !report.failed.is_empty() || !report.conflicts.is_empty() {
+        return Ok(MetadataOutcome::HeldBack);
+    }
+    match dir.publish(metadata.file_name.as_str(), &metadata.bytes)? {
+        Published::Yes => Ok(MetadataOutcome::Written),
+        Published::NameTaken => {
+            let path = dir.path().join(metadata.file_name.as_str());
+            let there = crate::hash::hash_file(&path)?;
+            let same = there == RawDigest::of(&metadata.bytes);
+            Ok(if same { MetadataOutcome::Present } else { MetadataOutcome::Conflict })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

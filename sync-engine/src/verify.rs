@@ -1,0 +1,294 @@
+//! Verify: whether a timeline in the store is whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use layer_archive::{BundleChecker, BundleEntry, BundleId, BundleIndex, LayerEntry, LayerName, Seq};
+use storage_api::{Key, ObjectInfo, ObjectStore};
+
+use crate::catalog::TimelineListing;
+use crate::object::{read_index, read_manifest, read_range, read_record};
+use crate::view::TimelineView;
+use crate::{Error, Result, Store, TimelineState};
+
+/// Stored bytes of a bundle that are read at once.
+const CHUNK_BYTES: u64 = 16 << 20;
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyDepth {
+    /// Manifests, and whether every bundle is there and as long as it should be.
+    Listing,
+    /// Also every byte of every bundle that holds a live layer, and every record.
+    Deep,
+}
+
+/// Damage: which object, what is wrong, and which layers it costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The object's key.
+    pub object: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// The layers that cannot be restored because of it.
+    pub layers: Vec<LayerName>,
+}
+
+/// What a verification has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Layers of the timeline.
+    pub layers: usize,
+    /// Bundles that hold them.
+    pub bundles: usize,
+    /// Manifests that were read.
+    pub manifests: usize,
+    /// Stored bytes that were read and checked.
+    pub checked_bytes: u64,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Verifies the timeline that `view` shows.
+pub async fn verify_timeline(store: &Store, view: &TimelineView, depth: VerifyDepth) -> Result<VerifyReport> {
+    let objects = &**store.objects();
+    let mut report = VerifyReport { layers: view.state.layers().len(), ..VerifyReport::default() };
+    let listing = match view.listing.whole {
+        true => view.listing.clone(),
+        false => TimelineListing::read_whole(objects, &view.keys).await?,
+    };
+    let mut verify = Verify { objects, view, listing: &listing, report: &mut report };
+    verify.manifests().await?;
+    let mut by_bundle: BTreeMap<BundleId, Vec<&LayerEntry>> = BTreeMap::new();
+    for layer in view.state.layers().values() {
+        by_bundle.entry(layer.place.bundle).or_default().push(layer);
+    }
+    for (id, layers) in by_bundle {
+        let Some(bundle) = view.state.bundle(id) else { continue };
+        verify.bundle(bundle, &layers, depth).await?;
+    }
+    if depth == VerifyDepth::Deep {
+        verify.records().await?;
+    }
+    Ok(report)
+}
+
+struct Verify<'a> {
+    objects: &'a dyn ObjectStore,
+    view: &'a TimelineView,
+    listing: &'a TimelineListing,
+    report: &'a mut VerifyReport,
+}
+
+impl Verify<'_> {
+    fn find(&mut self, object: &str, problem: impl ToString, layers: Vec<LayerName>) {
+        self.report.findings.push(Finding {
+            object: object.to_owned(),
+            problem: problem.to_string(),
+            layers,
+        });
+    }
+
+    /// Every manifest decodes, and the newest is what the ones before it become by the records between.
+    async fn manifests(&mut self) -> Result<()> {
+        let mut before: Option<TimelineState> = None;
+        for (seq, info) in &self.listing.manifests {
+            self.report.manifests += 1;
+            self.report.checked_bytes += info.size;
+            let state = match self.manifest(*seq, info).await? {
+                Ok(state) => state,
+                Err(problem) => {
+                    self.find(info.key.as_str(), problem, Vec::new());
+                    continue;
+                }
+            };
+            if let Some(before) = before.take() {
+                self.succession(before, &state, info).await?;
+            }
+            before = Some(state);
+        }
+        Ok(())
+    }
+
+    async fn manifest(&self, seq: Seq, info: &ObjectInfo) -> Result<Result<TimelineState, String>> {
+        let manifest = match read_manifest(self.objects, &info.key).await {
+            Ok((manifest, _)) => manifest,
+            Err(error) => return problem(error).map(Err),
+        };
+        let state = &self.view.state;
+        if (&manifest.tenant, &manifest.timeline, manifest.seq) != (state.tenant(), state.timeline(), seq) {
+            return Ok(Err("it is of another timeline or record".into()));
+        }
+        Ok(TimelineState::from_manifest(manifest).map_err(|error| error.to_string()))
+    }
+
+    /// Replays the records between two manifests, as far as they are all there still.
+    async fn succession(
+        &mut self,
+        mut state: TimelineState,
+        newer: &TimelineState,
+        info: &ObjectInfo,
+    ) -> Result<()> {
+        while state.seq() < newer.seq() {
+            let seq = state.seq().next();
+            // Records that hold nothing live are collected; then there is nothing to compare with.
+            if !self.listing.records.contains_key(&seq) {
+                return Ok(());
+            }
+            let key = self.view.keys.record(seq)?;
+            match read_record(self.objects, &key, BundleId::Record(seq)).await {
+                Ok(record) => {
+                    if let Err(error) = state.apply(&record) {
+                        self.find(key.as_str(), error, Vec::new());
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    let problem = problem(error)?;
+                    self.find(key.as_str(), problem, Vec::new());
+                    return Ok(());
+                }
+            }
+        }
+        if state != *newer {
+            self.find(
+                info.key.as_str(),
+                "it is not what the manifest before it becomes by the log",
+                Vec::new(),
+            );
+        }
+        Ok(())
+    }
+
+    /// One bundle with live layers: it is there, it is as long as it should be, and its bytes are right.
+    async fn bundle(
+        &mut self,
+        bundle: BundleEntry,
+        layers: &[&LayerEntry],
+        depth: VerifyDepth,
+    ) -> Result<()> {
+        self.report.bundles += 1;
+        let key = self.view.keys.bundle(bundle.id)?;
+        let all = || layers.iter().map(|layer| layer.name.clone()).collect();
+        let listed = match bundle.id {
+            BundleId::Record(seq) => self.listing.records.get(&seq),
+            BundleId::Payload(id) => self.listing.payloads.get(&id),
+        };
+        match listed {
+            None => self.find(key.as_str(), "it is missing", all()),
+            Some(info) if info.size != bundle.stored_bytes => {
+                let problem = format!("it has {} bytes instead of {}", info.size, bundle.stored_bytes);
+                self.find(key.as_str(), problem, all());
+            }
+            Some(_) if depth == VerifyDepth::Deep => self.deep(bundle, &key, layers).await?,
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads a bundle whole and checks every byte of it.
+    async fn deep(&mut self, bundle: BundleEntry, key: &Key, layers: &[&LayerEntry]) -> Result<()> {
+        let names =
+            |layers: &[&LayerEntry]| layers.iter().map(|layer| layer.name.clone()).collect::<Vec<_>>();
+        let index = match read_index(self.objects, key, u64::from(bundle.tail_len)).await {
+            Ok(index) => index,
+            Err(error) => {
+                let problem = problem(error)?;
+                self.find(key.as_str(), problem, Vec::new());
+                return Ok(());
+            }
+        };
+        let indexed: BTreeSet<_> =
+            index.entries(bundle.id).into_iter().map(|entry| (entry.raw, entry.place)).collect();
+        let strangers: Vec<_> =
+            layers.iter().filter(|layer| !indexed.contains(&(layer.raw, layer.place))).copied().collect();
+        if !strangers.is_empty() {
+            self.find(key.as_str(), "its index contradicts the timeline's state", names(&strangers));
+        }
+        let mut checker = BundleChecker::new(&index).map_err(|error| Error::damaged(key, error))?;
+        let mut broken = Vec::new();
+        for group in groups(&index) {
+            let frames = &index.frames()[group];
+            let (Some(first), Some(last)) = (frames.first(), frames.last()) else { continue };
+            let range = first.start..last.stored_range().end;
+            let stored = match read_range(self.objects, key, range.clone()).await {
+                Ok(stored) => stored,
+                Err(error) => {
+                    let problem = problem(error)?;
+                    self.find(key.as_str(), problem, names(layers));
+                    return Ok(());
+                }
+            };
+            self.report.checked_bytes += stored.len() as u64;
+            for frame in frames {
+                let at = |offset: u64| usize::try_from(offset - range.start).unwrap_or(usize::MAX);
+                let bytes = stored.get(at(frame.start)..at(frame.stored_range().end)).unwrap_or_default();
+                if let Err(error) = checker.push_frame(bytes) {
+                    broken.push((frame.stored_range(), error));
+                }
+            }
+        }
+        for (range, error) in &broken {
+            let hit: Vec<_> = layers.iter().filter(|layer| touches(layer, range)).copied().collect();
+            self.find(key.as_str(), error, names(&hit));
+        }
+        if broken.is_empty() {
+            match checker.finish() {
+                Ok(wrong) => {
+                    for (name, error) in wrong {
+                        self.find(key.as_str(), error, vec![name]);
+                    }
+                }
+                Err(error) => self.find(key.as_str(), error, Vec::new()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that hold nothing live, claims for one, read as what they are.
+    async fn records(&mut self) -> Result<()> {
+        for (seq, info) in &self.listing.records {
+            if self.view.state.bundle(BundleId::Record(*seq)).is_some() {
+                continue;
+            }
+            self.report.checked_bytes += info.size;
+            if let Err(error) = read_record(self.objects, &info.key, BundleId::Record(*seq)).await {
+                let problem = problem(error)?;
+                self.find(info.key.as_str(), problem, Vec::new());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn touches(layer: &LayerEntry, range: &std::ops::Range<u64>) -> bool {
+    let location = &layer.place.location;
+    location.start < range.end && range.start < location.end()
+}
+
+/// Runs of frames that are read with one request each.
+fn groups(index: &BundleIndex) -> Vec<std::ops::Range<usize>> {
+    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
+    for (number, frame) in index.frames().iter().enumerate() {
+        let fits = |group: &&mut std::ops::Range<usize>| {
+            frame.stored_range().end - index.frames()[group.start].start <= CHUNK_BYTES
+        };
+        match groups.last_mut().filter(fits) {
+            Some(group) => group.end = number + 1,
+            None => groups.push(number..number + 1),
+        }
+    }
+    groups
+}
+
+/// What is wrong with an object, where that is what the error says; other errors end the verification.
+fn problem(error: Error) -> Result<String> {
+    match error {
+        Error::Damaged { object: _, source } => Ok(source.to_string()),
+        Error::Storage(error) if error.is_not_found() => Ok("it is missing".into()),
+        Error::Storage(error) if error.kind() == storage_api::ErrorKind::Integrity => Ok(error.to_string()),
+        other => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests;

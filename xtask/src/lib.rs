@@ -1,0 +1,11 @@
+//! The project's task runner: benchmark images, the checks of `tidy`, and the steps of `ci`.
+//!
+//! The logic is a library so that tests and the demo make their images with the same code as the command line.
+
+pub mod ci;
+pub mod image;
+pub mod repository;
+pub mod skips;
+pub mod tidy;
+
+pub use skips::skip;
