@@ -1,5 +1,7 @@
 //! A commit: what a record says of its timeline, apart from the layers in the record's own bundle.
 
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use crate::{

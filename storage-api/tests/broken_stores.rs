@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,9 @@ use storage_api::{
     ListRequest, MemoryStore, ObjectInfo, ObjectStore, Operation, PartId, PendingUpload, PutMode, PutReceipt,
     Result, StorageError, UploadId,
 };
+
+/// Long enough for others to come between.
+const BETWEEN_STEPS: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Defect {
@@ -86,7 +90,7 @@ impl ObjectStore for Broken {
                 if self.inner.head(key).await.is_ok() {
                     return Err(error(ErrorKind::AlreadyExists, Operation::PutCreate, key));
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(BETWEEN_STEPS).await;
                 self.inner.put(key, body, PutMode::Overwrite).await
             }
             (Defect::LostCreateIsNotFound, PutMode::Create) => {
@@ -96,7 +100,7 @@ impl ObjectStore for Broken {
             (Defect::OverwriteIsInTwoSteps, PutMode::Overwrite) => {
                 let half = body.bytes().slice(..body.bytes().len() / 2);
                 self.inner.put(key, Body::new(half), mode).await?;
-                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                tokio::time::sleep(BETWEEN_STEPS).await;
                 self.inner.put(key, body, mode).await
             }
             _ => self.inner.put(key, body, mode).await,

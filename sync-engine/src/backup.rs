@@ -293,6 +293,3 @@ async fn upload(
     packing.await.map_err(|error| Error::Task(error.to_string()))??;
     Ok((last.map(|last| *last).unwrap_or_default(), failed))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
 //! One layer, or a part of one, on demand.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use layer_archive::{FrameDecoder, LayerEntry, LayerName, decode_frames, limits};
@@ -20,7 +21,7 @@ pub async fn fetch_layer(
     keys: &TimelineKeys,
     entry: &LayerEntry,
     dir: &DurableDir,
-    progress: &Progress,
+    progress: &Arc<Progress>,
 ) -> Result<WriteOutcome> {
     let key = keys.bundle(entry.place.bundle)?;
     let outcome = stream_layer(&**store.objects(), &key, entry, dir, progress).await?;

@@ -171,6 +171,3 @@ fn contents_of(plan: &FramePlan) -> &[usize] {
 fn packed_layer(input: &PackInput, raw: RawDigest) -> PackedLayer {
     PackedLayer { name: input.layer.name.clone(), lsn_range: input.layer.lsn_range, raw }
 }
-
-#[cfg(test)]
-mod tests;

@@ -188,6 +188,3 @@ fn restore_metadata(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

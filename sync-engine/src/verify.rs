@@ -289,6 +289,3 @@ fn problem(error: Error) -> Result<String> {
         other => Err(other),
     }
 }
-
-#[cfg(test)]
-mod tests;

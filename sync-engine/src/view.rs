@@ -66,9 +66,8 @@ impl TimelineView {
                 None => TimelineListing::read(objects, &keys).await?,
             };
             let empty = TimelineState::empty(tenant.clone(), timeline.clone());
-            match Self::read(objects, keys.clone(), listing, empty).await? {
-                Ok(view) => return Ok(view),
-                Err(Changed) => {}
+            if let Ok(view) = Self::read(objects, keys.clone(), listing, empty).await? {
+                return Ok(view);
             }
         }
         Err(Error::Unstable { tenant: tenant.clone(), timeline: timeline.clone(), attempts: ATTEMPTS_MAX })

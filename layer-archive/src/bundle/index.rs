@@ -145,8 +145,8 @@ impl BundleIndex {
             object_len: footer.object_len,
         };
         index.check_frames(footer, seek_table)?;
-        index.check_layers(footer)?;
         index.check_commit()?;
+        index.check_layers(footer)?;
         Ok(index)
     }
 

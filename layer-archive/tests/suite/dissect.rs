@@ -83,8 +83,8 @@ impl Dissected {
             version: u16_at(object, footer + 8)?,
             min_reader: u16_at(object, footer + 10)?,
             flags: u32_at(object, footer + 12)?,
-            frames: u32_at(object, footer + 48)?,
-            layers: u32_at(object, footer + 52)?,
+            frames: u32_at(object, footer + 44)?,
+            layers: u32_at(object, footer + 48)?,
             seek: (0..entries).map(entry).collect::<Option<_>>()?,
         })
     }
@@ -141,7 +141,6 @@ impl Dissected {
         footer.extend(self.frames.to_le_bytes());
         footer.extend(self.layers.to_le_bytes());
         footer.extend((seek_table.len() as u32).to_le_bytes());
-        // 4 bytes short of 64: the checksum of the seek table is the last field before the footer's own.
         footer.extend(Crc32c::of(&seek_table).0.to_le_bytes());
         edit(&mut footer);
         footer.extend(Crc32c::of(&footer).0.to_le_bytes());
@@ -210,7 +209,7 @@ impl DissectedManifest {
         object.extend((body.len() as u64).to_le_bytes());
         object.extend(plain_len.to_le_bytes());
         object.extend(Crc32c::of(body).0.to_le_bytes());
-        object.extend([0; 20]);
+        object.extend([0; 24]);
         object.extend(Crc32c::of(&object).0.to_le_bytes());
         object.extend(body);
         object

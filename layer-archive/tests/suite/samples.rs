@@ -207,3 +207,12 @@ pub(crate) fn empty_manifest() -> Manifest {
 fn bundle(id: BundleId, named_by: u64, stored_bytes: u64) -> BundleEntry {
     BundleEntry { id, named_by: Seq(named_by), stored_bytes, live_bytes: stored_bytes - 600, tail_len: 555 }
 }
+
+/// A bundle that has a section `tag`, as small as can be.
+pub(crate) fn claim_or_record(tag: u16) -> Packed {
+    match tag {
+        1 | 2 => claim_record(),
+        3 => payload(),
+        _ => record(),
+    }
+}

@@ -9,12 +9,15 @@ use layer_archive::{
     FormatError, LayerDecoder, LayerEntry, LayerName, Location, RawDigest, decode_frames, limits,
 };
 use storage_api::{GetRange, Key, ObjectStore};
+use tokio::sync::mpsc;
 
 use super::plan::{Extent, RangeFetch};
 use crate::backup::FailedLayer;
 use crate::durable::{DurableDir, Published, TemporaryFile};
 use crate::{Error, Progress, Result};
 
+/// Chunks of a layer that have come and are not written yet.
+const CHUNKS_WAITING_MAX: usize = 4;
 /// Files that are written and synced at the same time: a sync waits for the disk, not for a processor.
 const WRITERS: usize = 8;
 /// A writer takes so many layers of a shared extent, so that none of them has it all.
@@ -39,25 +42,57 @@ pub(crate) async fn stream_layer(
     key: &Key,
     entry: &LayerEntry,
     dir: &DurableDir,
-    progress: &Progress,
+    progress: &Arc<Progress>,
 ) -> Result<Outcome> {
     let Location { start, stored_len, .. } = entry.place.location;
-    let mut outcome = Outcome { stored_bytes: stored_len, ..Outcome::default() };
     let mut response = objects.get(key, GetRange::Bounded(start..start.saturating_add(stored_len))).await?;
+    let (chunks, queue) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let writing = tokio::task::spawn_blocking({
+        let (key, entry, dir, progress) = (key.clone(), entry.clone(), dir.clone(), Arc::clone(progress));
+        move || write_chunks(queue, &key, &entry, &dir, &progress)
+    });
+    let mut received = Ok(());
+    while let Some(chunk) = response.stream.next().await {
+        match chunk {
+            // Where the writer has stopped, it says why.
+            Ok(chunk) => {
+                if chunks.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                received = Err(error);
+                break;
+            }
+        }
+    }
+    drop(chunks);
+    let written = writing.await.map_err(|error| Error::Task(error.to_string()))?;
+    received?;
+    let mut outcome = Outcome { stored_bytes: stored_len, ..Outcome::default() };
+    outcome.record(Ok(written?), &entry.name);
+    Ok(outcome)
+}
+
+/// Decodes the chunks of one layer into a file.
+fn write_chunks(
+    mut chunks: mpsc::Receiver<Bytes>,
+    key: &Key,
+    entry: &LayerEntry,
+    dir: &DurableDir,
+    progress: &Progress,
+) -> Result<Taken> {
     let mut decoder = LayerDecoder::new(entry);
     let mut file = dir.temporary()?;
-    while let Some(chunk) = response.stream.next().await {
-        let chunk = chunk?;
+    while let Some(chunk) = chunks.blocking_recv() {
         let write = |raw: &[u8]| -> Result<(), DecodeError> {
             progress.advance(raw.len() as u64);
             Ok(file.write(raw)?)
         };
-        tokio::task::block_in_place(|| decoder.push(&chunk, write)).map_err(|error| error.at(key))?;
+        decoder.push(&chunk, write).map_err(|error| error.at(key))?;
     }
     decoder.finish().map_err(|error| Error::damaged(key, error))?;
-    let published = tokio::task::block_in_place(|| publish(file, entry, dir));
-    outcome.record(published, &entry.name);
-    Ok(outcome)
+    publish(file, entry, dir)
 }
 
 /// What stops a layer from being decoded into a file.

@@ -1,0 +1,103 @@
+//! The archive inspector: prints what is in one bundle or manifest.
+//!
+//! ```text
+//! cargo run -p sync-engine --example inspect -- FILE [--check] [--json] [--svg FILE]
+//! cargo run -p sync-engine --example inspect -- --store DIRECTORY KEY [--check] [--json] [--svg FILE]
+//! ```
+
+#![expect(clippy::print_stdout, reason = "it is a program, and this is what it is for")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use storage_api::Key;
+use storage_localfs::LocalStore;
+use sync_engine::inspect::{Inspected, Problem, Report, Subject, check, draw_bundle, inspect};
+
+const USAGE: &str = "usage: inspect (FILE | --store DIRECTORY KEY) [--check] [--json] [--svg FILE]";
+
+type AnyError = Box<dyn std::error::Error>;
+
+#[derive(Default)]
+struct Arguments {
+    store: Option<PathBuf>,
+    subject: Option<String>,
+    svg: Option<PathBuf>,
+    check: bool,
+    json: bool,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, AnyError> {
+        let mut arguments = Self::default();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--check" => arguments.check = true,
+                "--json" => arguments.json = true,
+                "--store" => arguments.store = Some(words.next().ok_or(USAGE)?.into()),
+                "--svg" => arguments.svg = Some(words.next().ok_or(USAGE)?.into()),
+                _ if word.starts_with('-') || arguments.subject.is_some() => return Err(USAGE.into()),
+                _ => arguments.subject = Some(word),
+            }
+        }
+        Ok(arguments)
+    }
+
+    fn subject(&self) -> Result<Subject, AnyError> {
+        let subject = self.subject.as_deref().ok_or(USAGE)?;
+        Ok(match &self.store {
+            Some(root) => Subject::Object(Arc::new(LocalStore::open(root)?), Key::new(subject)?),
+            None => Subject::File(subject.into()),
+        })
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<Vec<Problem>, AnyError> {
+    let subject = arguments.subject()?;
+    let inspected = inspect(&subject).await?;
+    let problems = if arguments.check { check(&subject, &inspected).await? } else { Vec::new() };
+    let report = Report::from(&inspected);
+    if arguments.json {
+        let checked = arguments.check.then_some(&problems);
+        println!("{}", serde_json::json!({ "object": report, "problems": checked }));
+    } else {
+        print!("{report}");
+        if arguments.check {
+            println!("\nchecked: {} problems", problems.len());
+        }
+        for Problem { layer, offset, problem } in &problems {
+            println!(
+                "  {} {problem}",
+                layer.clone().or(offset.map(|at| format!("at {at}:"))).unwrap_or_default()
+            );
+        }
+    }
+    if let (Some(path), Inspected::Bundle(index)) = (&arguments.svg, &inspected) {
+        let mut file = std::fs::File::create(path)?;
+        std::io::Write::write_all(&mut file, draw_bundle(index).as_bytes())?;
+    }
+    Ok(problems)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => run(arguments).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(3),
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            println!("error: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the engine's tests share: a work directory, a metered store, whole backups and restores.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use layer_archive::{LayerName, Level, Lsn, LsnRange, TenantId, TimelineId, TimelineMetadata, WriterInfo};
+use storage_api::{ManualClock, MemoryStore, Metered, ObjectStore, RequestCounts};
+use sync_engine::{
+    BackupOptions, BackupReport, DurableDir, Error, LocalLayer, LocalTimeline, Mirror, PackOptions, Progress,
+    RestoreReport, Store, TimelineView, WriterOptions, execute_backup, execute_restore, hash_existing,
+    plan_backup, plan_restore,
+};
+use tempfile::TempDir;
+
+pub fn tenant() -> TenantId {
+    "0000000000000000000000000000000a".parse().unwrap()
+}
+
+pub fn timeline() -> TimelineId {
+    "0000000000000000000000000000000b".parse().unwrap()
+}
+
+pub fn name(text: &str) -> LayerName {
+    LayerName::new(text).unwrap()
+}
+
+/// The start of the tests' clock.
+pub fn noon() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+pub fn writer_options(program: &str) -> WriterOptions {
+    WriterOptions {
+        writer: WriterInfo { host: "test".into(), pid: 1, program: program.into() },
+        generation: None,
+        clock: Arc::new(ManualClock::new(noon())),
+    }
+}
+
+pub fn options() -> BackupOptions {
+    BackupOptions {
+        writer: writer_options("test 1"),
+        pack: PackOptions { bundle_bytes_target: 32 << 20, compressors: 2 },
+        progress: Arc::new(Progress::default()),
+    }
+}
+
+/// An object store with counted requests.
+pub struct TestStore {
+    pub metered: Arc<Metered<dyn ObjectStore>>,
+}
+
+impl TestStore {
+    pub fn memory() -> Self {
+        Self::over(Arc::new(MemoryStore::new()))
+    }
+
+    pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { metered: Arc::new(Metered::new(objects)) }
+    }
+
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::<Metered<dyn ObjectStore>>::clone(&self.metered)
+    }
+
+    pub fn counts(&self) -> RequestCounts {
+        self.metered.metrics().snapshot()
+    }
+
+    pub async fn create(&self) -> Store {
+        Store::open_or_create(self.objects(), "test").await.unwrap().0
+    }
+}
+
+/// Bytes that compress somewhat, different for each seed.
+pub fn contents(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state >> 33).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// A directory of layers.
+pub struct WorkDir {
+    pub dir: TempDir,
+    pub metadata: Option<TimelineMetadata>,
+}
+
+impl WorkDir {
+    pub fn new() -> Self {
+        Self { dir: TempDir::new().unwrap(), metadata: None }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        let mut file = std::fs::File::create(self.path().join(name)).unwrap();
+        file.write_all(bytes).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.path().join(name)).unwrap();
+    }
+
+    pub fn set_metadata(&mut self, bytes: &[u8]) {
+        self.metadata = Some(TimelineMetadata { file_name: name("metadata"), bytes: bytes.to_vec() });
+    }
+
+    pub fn local(&self) -> LocalTimeline {
+        let layers = files(self.path()).into_keys().map(|file| {
+            let path = self.path().join(&file);
+            LocalLayer {
+                raw_size: path.metadata().unwrap().len(),
+                lsn_range: LsnRange::at(Lsn(file.len() as u64)),
+                level: Level::IMAGE,
+                name: name(&file),
+                path,
+            }
+        });
+        LocalTimeline {
+            layers: layers.collect(),
+            metadata: self.metadata.clone(),
+            disk_consistent_lsn: self.metadata.as_ref().map(|metadata| Lsn(metadata.bytes.len() as u64)),
+            ancestor: None,
+        }
+    }
+}
+
+/// The files of a directory, by name.
+pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+}
+
+pub async fn open(store: &Store) -> TimelineView {
+    TimelineView::open(store, &tenant(), &timeline(), None).await.unwrap()
+}
+
+pub async fn backup(store: &Store, work: &WorkDir, mirror: Mirror) -> Result<BackupReport, Error> {
+    backup_with(store, work.local(), mirror, options()).await
+}
+
+pub async fn backup_with(
+    store: &Store,
+    local: LocalTimeline,
+    mirror: Mirror,
+    options: BackupOptions,
+) -> Result<BackupReport, Error> {
+    let view = TimelineView::open(store, &tenant(), &timeline(), None).await?;
+    let plan = plan_backup(&view.state, local, mirror, &options.progress).await?;
+    execute_backup(store, view, plan, options).await
+}
+
+pub async fn restore(store: &Store, dir: &Path) -> Result<RestoreReport, Error> {
+    let view = TimelineView::open_existing(store, &tenant(), &timeline(), None).await?;
+    let existing: BTreeMap<LayerName, PathBuf> =
+        files(dir).into_keys().map(|file| (name(&file), dir.join(file))).collect();
+    let progress = Arc::new(Progress::default());
+    let plan = plan_restore(&view.state, hash_existing(&view.state, &existing, &progress).await);
+    let dir = DurableDir::create(dir)?;
+    execute_restore(store, &view.keys, &view.state, plan, &dir, &progress).await
+}
+
+/// Restores into an empty directory and compares it with `expected`.
+pub async fn assert_restores(store: &Store, expected: &BTreeMap<String, Vec<u8>>) {
+    let dir = TempDir::new().unwrap();
+    let report = restore(store, dir.path()).await.unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    let restored = files(dir.path());
+    assert_eq!(restored.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (file, bytes) in expected {
+        assert!(restored[file] == *bytes, "{file} differs");
+    }
+}
