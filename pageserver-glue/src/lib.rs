@@ -3,10 +3,14 @@
 //!
 //! - [`ParsedLayerName`] is the grammar of layer names; [`in_layout`] maps names between layouts;
 //! - [`ParsedMetadata`] reads the `metadata` file;
-//! - [`WorkDir`] lists tenants and timelines and [scans](WorkDir::scan) one timeline.
+//! - [`WorkDir`] lists tenants and timelines and [scans](WorkDir::scan) one timeline;
+//! - [`backup_timeline`] and [`restore_timeline`] are the engine's backup and restore of a work directory;
+//! - [`RemoteUrl`] is the way from a URL to a store.
 
 mod layer_name;
 mod metadata;
+mod remote;
+mod timeline;
 mod workdir;
 
 pub use layer_name::{
@@ -14,7 +18,11 @@ pub use layer_name::{
     SlruKind, in_layout,
 };
 pub use metadata::{METADATA_BYTES, MetadataError, MetadataForm, ParsedMetadata};
+pub use remote::{Absent, InvalidRemoteUrl, RemoteError, RemoteUrl};
+pub use timeline::{
+    TimelineBackup, TimelineError, TimelineRestore, backup_timeline, local_timeline, restore_timeline,
+};
 pub use workdir::{
-    Listing, LocalLayer, METADATA_FILE, METADATA_FILE_BYTES_MAX, MetadataFile, SkipReason, Skipped,
+    DirEntries, Listing, LocalLayer, METADATA_FILE, METADATA_FILE_BYTES_MAX, MetadataFile, SkipReason, Skipped,
     TimelineScan, WorkDir, WorkDirError,
 };

@@ -15,7 +15,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use layer_archive::{TenantId, TimelineId};
+use layer_archive::{LayerName, TenantId, TimelineId};
+use sync_engine::DurableDir;
+
+use crate::TimelineError;
 
 mod scan;
 mod skip;
@@ -69,6 +72,15 @@ pub struct Listing<Id> {
     pub skipped: Vec<Skipped>,
 }
 
+/// What is in a timeline's directory, temporary files left out, by names that a layer could have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirEntries {
+    /// Regular files, the metadata file among them.
+    pub files: BTreeMap<LayerName, PathBuf>,
+    /// Symbolic links, directories, pipes and the like.
+    pub others: BTreeMap<LayerName, PathBuf>,
+}
+
 /// A pageserver's work directory.
 #[derive(Clone, Debug)]
 pub struct WorkDir {
@@ -84,6 +96,13 @@ impl WorkDir {
         } else {
             Err(WorkDirError::NotAWorkDir(root))
         }
+    }
+
+    /// The work directory at `root`; it and `tenants` in it are made, durably, where they are missing.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self, TimelineError> {
+        let root = root.into();
+        DurableDir::create(root.join(TENANTS))?;
+        Ok(Self::open(root)?)
     }
 
     /// The directory it was opened at.
@@ -127,6 +146,38 @@ impl WorkDir {
         Ok(Listing { skipped, ..listing })
     }
 
+    /// The directory of a timeline, made durably where it is missing. One that a symbolic link leads to is refused.
+    pub fn create_timeline_dir(
+        &self,
+        tenant: &TenantId,
+        timeline: &TimelineId,
+    ) -> Result<DurableDir, TimelineError> {
+        let path = self.timeline_dir(tenant, timeline);
+        let below_root = |ancestor: &&Path| ancestor.starts_with(&self.root) && *ancestor != self.root;
+        for ancestor in path.ancestors().take_while(below_root) {
+            if !is_directory(ancestor)? && !is_absent(ancestor)? {
+                return Err(WorkDirError::NotADirectory(ancestor.to_owned()).into());
+            }
+        }
+        Ok(DurableDir::create(path)?)
+    }
+
+    /// What is in the directory of a timeline.
+    pub fn entries(&self, tenant: &TenantId, timeline: &TimelineId) -> Result<DirEntries, WorkDirError> {
+        let dir = self.timeline_dir(tenant, timeline);
+        self.require_directory(&dir)?;
+        let mut entries = DirEntries::default();
+        for (name, file_type) in read_dir(&dir)? {
+            let Some(layer) = name.to_str().and_then(|name| LayerName::new(name).ok()) else { continue };
+            match SkipReason::of(&name, file_type) {
+                Some(SkipReason::Temporary) => None,
+                None if file_type.is_file() => entries.files.insert(layer, dir.join(&name)),
+                _ => entries.others.insert(layer, dir.join(&name)),
+            };
+        }
+        Ok(entries)
+    }
+
     /// The subdirectories of `dir` whose names are ids; `otherwise` is why the others are skipped.
     fn list_ids<Id: FromStr>(&self, dir: &Path, otherwise: SkipReason) -> Result<Listing<Id>, WorkDirError> {
         let mut listing = Listing { ids: Vec::new(), skipped: Vec::new() };
@@ -166,6 +217,17 @@ fn is_directory(path: &Path) -> Result<bool, WorkDirError> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(false)
         }
+        Err(source) => Err(WorkDirError::Io { action: "look at", path: path.to_owned(), source }),
+    }
+}
+
+/// Whether nothing has the name `path`, not even a symbolic link that leads nowhere.
+fn is_absent(path: &Path) -> Result<bool, WorkDirError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        // Something above is in the way, and is found there.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(true),
         Err(source) => Err(WorkDirError::Io { action: "look at", path: path.to_owned(), source }),
     }
 }

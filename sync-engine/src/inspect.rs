@@ -17,7 +17,8 @@ use crate::{Error, Result};
 
 pub use self::picture::draw_bundle;
 pub use self::report::{
-    BundleReport, CommitReport, FrameReport, LayerReport, ManifestBundleReport, ManifestReport, Problem, Report,
+    BundleReport, CommitReport, FrameReport, LayerReport, ManifestBundleReport, ManifestReport, Problem,
+    Report,
 };
 
 /// Stored bytes that are read at once.

@@ -187,8 +187,6 @@ impl Verify<'_> {
 
     /// Reads a bundle whole and checks every byte of it.
     async fn deep(&mut self, bundle: BundleEntry, key: &Key, layers: &[&LayerEntry]) -> Result<()> {
-        let names =
-            |layers: &[&LayerEntry]| layers.iter().map(|layer| layer.name.clone()).collect::<Vec<_>>();
         let index = match read_index(self.objects, key, u64::from(bundle.tail_len)).await {
             Ok(index) => index,
             Err(error) => {
@@ -204,9 +202,14 @@ impl Verify<'_> {
         if !strangers.is_empty() {
             self.find(key.as_str(), "its index contradicts the timeline's state", names(&strangers));
         }
-        let mut checker = BundleChecker::new(&index).map_err(|error| Error::damaged(key, error))?;
+        self.frames(&index, key, layers).await
+    }
+
+    /// Reads all frames of a bundle and checks the tar stream in them against its index.
+    async fn frames(&mut self, index: &BundleIndex, key: &Key, layers: &[&LayerEntry]) -> Result<()> {
+        let mut checker = BundleChecker::new(index).map_err(|error| Error::damaged(key, error))?;
         let mut broken = Vec::new();
-        for group in groups(&index) {
+        for group in groups(index) {
             let frames = &index.frames()[group];
             let (Some(first), Some(last)) = (frames.first(), frames.last()) else { continue };
             let range = first.start..last.stored_range().end;
@@ -244,20 +247,33 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// Records that hold nothing live, claims for one, read as what they are.
+    /// Records that hold nothing live, claims for one, are still what the log is made of.
     async fn records(&mut self) -> Result<()> {
         for (seq, info) in &self.listing.records {
-            if self.view.state.bundle(BundleId::Record(*seq)).is_some() {
+            let id = BundleId::Record(*seq);
+            if self.view.state.bundle(id).is_some() {
                 continue;
             }
-            self.report.checked_bytes += info.size;
-            if let Err(error) = read_record(self.objects, &info.key, BundleId::Record(*seq)).await {
-                let problem = problem(error)?;
-                self.find(info.key.as_str(), problem, Vec::new());
+            match read_record(self.objects, &info.key, id).await {
+                Ok(index) => {
+                    self.report.checked_bytes += index.tail_len();
+                    // Dead layers are not worth reading.
+                    if index.layers().is_empty() {
+                        self.frames(&index, &info.key, &[]).await?;
+                    }
+                }
+                Err(error) => {
+                    let problem = problem(error)?;
+                    self.find(info.key.as_str(), problem, Vec::new());
+                }
             }
         }
         Ok(())
     }
+}
+
+fn names(layers: &[&LayerEntry]) -> Vec<LayerName> {
+    layers.iter().map(|layer| layer.name.clone()).collect()
 }
 
 fn touches(layer: &LayerEntry, range: &std::ops::Range<u64>) -> bool {

@@ -287,7 +287,9 @@ fn annotate_manifest_body(plain: &[u8]) -> String {
     let columns = ["kind", "seq", "term", "number", "named_by", "stored_bytes", "not_live", "tail_len"];
     columns.into_iter().for_each(|what| annotate_column(&mut out, what));
     out.title("layers");
-    ["extents", "lsn_ranges", "layers"].into_iter().for_each(|what| drop(out.varint(what)));
+    for what in ["extents", "lsn_ranges", "layers"] {
+        out.varint(what);
+    }
     let columns = [
         "extent_bundle",
         "extent_gap",

@@ -12,6 +12,21 @@ enum Stretch {
     Layer(LayerName, RawDigest),
 }
 
+impl Stretch {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Fixed(bytes) => bytes.len() as u64,
+            Self::Layer(_, raw) => raw.size,
+        }
+    }
+}
+
+/// `count` of `bytes`, from `at`.
+fn part(bytes: &[u8], at: u64, count: u64) -> Option<&[u8]> {
+    let from = usize::try_from(at).ok()?;
+    bytes.get(from..from.checked_add(usize::try_from(count).ok()?)?)
+}
+
 /// Checks a bundle frame by frame: stored checksums, plain texts, headers, and the contents of every layer.
 ///
 /// A tar stream and an index that disagree would restore differently with stock tools; here they are one truth.
@@ -23,6 +38,8 @@ pub struct BundleChecker<'a> {
     stretches: std::vec::IntoIter<Stretch>,
     current: Option<(Stretch, u64)>,
     hasher: RawHasher,
+    /// Whether a part of the current layer was in a broken frame.
+    layer_spoilt: bool,
     /// What is wrong with which layer, so that one damaged layer does not hide the next.
     layer_errors: Vec<(LayerName, FormatError)>,
 }
@@ -61,72 +78,76 @@ impl<'a> BundleChecker<'a> {
             stretches: stretches.into_iter(),
             current: None,
             hasher: RawHasher::default(),
+            layer_spoilt: false,
             layer_errors: Vec::new(),
         })
     }
 
     /// Checks the stored bytes of the next frame of [`BundleIndex::frames`].
+    ///
+    /// After an error the frames behind it can still be checked: what the broken one should hold is passed over.
     pub fn push_frame(&mut self, stored: &[u8]) -> Result<(), FormatError> {
         let Some(frame) = self.index.frames().get(self.next_frame) else {
             return Err(FormatError::malformed("bundle", "more frames than the index has"));
         };
         self.next_frame += 1;
         self.data_crc32c = self.data_crc32c.append(stored);
-        FormatError::check_crc32c("frame", frame.start, stored, frame.crc32c)?;
-        let plain = self.decoder.decode(stored, u64::from(frame.plain_len))?;
-        let mut rest = &*plain;
-        while !rest.is_empty() {
-            rest = self.take(rest)?;
+        match frame.decode(stored, &mut self.decoder) {
+            Ok(plain) => self.compare(u64::from(frame.plain_len), Some(&plain)),
+            Err(error) => {
+                self.compare(u64::from(frame.plain_len), None)?;
+                Err(error)
+            }
         }
-        Ok(())
     }
 
-    /// Compares the beginning of `plain` with the current stretch and returns what is left.
-    fn take<'p>(&mut self, plain: &'p [u8]) -> Result<&'p [u8], FormatError> {
-        let (stretch, done) = match self.current.take() {
-            Some(current) => current,
-            None => match self.stretches.next() {
-                Some(stretch) => (stretch, 0),
-                None => return Err(FormatError::malformed("tar stream", "it goes on after its end")),
-            },
-        };
-        let len = match &stretch {
-            Stretch::Fixed(bytes) => bytes.len() as u64,
-            Stretch::Layer(_, raw) => raw.size,
-        };
-        let count = usize::try_from(len - done).unwrap_or(usize::MAX).min(plain.len());
-        let (bytes, rest) = plain.split_at(count);
-        match &stretch {
-            Stretch::Fixed(expected) => {
-                let from = usize::try_from(done).unwrap_or(usize::MAX);
-                if expected.get(from..from + count) != Some(bytes) {
-                    return Err(FormatError::malformed(
-                        "tar stream",
-                        "a header is not what the index makes it",
-                    ));
+    /// Compares the next `len` bytes of the tar stream, where they are known, with what must be there.
+    fn compare(&mut self, len: u64, plain: Option<&[u8]>) -> Result<(), FormatError> {
+        let mut at = 0;
+        let mut outcome = Ok(());
+        while at < len {
+            let (stretch, done) = match self.current.take() {
+                Some(current) => current,
+                None => match self.stretches.next() {
+                    Some(stretch) => (stretch, 0),
+                    None => return Err(FormatError::malformed("tar stream", "it goes on after its end")),
+                },
+            };
+            let count = (stretch.len() - done).min(len - at);
+            let known = plain.and_then(|plain| part(plain, at, count));
+            match (&stretch, known) {
+                (Stretch::Fixed(expected), Some(bytes)) if part(expected, done, count) != Some(bytes) => {
+                    outcome =
+                        Err(FormatError::malformed("tar stream", "a header is not what the index makes it"));
                 }
+                (Stretch::Fixed(_), _) => {}
+                (Stretch::Layer(..), Some(bytes)) => self.hasher.update(bytes),
+                (Stretch::Layer(..), None) => self.layer_spoilt |= count > 0,
             }
-            Stretch::Layer(..) => self.hasher.update(bytes),
-        }
-        let done = done + count as u64;
-        if done < len {
-            self.current = Some((stretch, done));
-        } else if let Stretch::Layer(name, expected) = stretch {
-            let actual = std::mem::take(&mut self.hasher).finish();
-            if let Err(error) = expected.check(&name, &actual) {
-                self.layer_errors.push((name, error));
+            at += count;
+            if done + count < stretch.len() {
+                self.current = Some((stretch, done + count));
+            } else if let Stretch::Layer(name, expected) = stretch {
+                self.end_layer(name, expected);
             }
         }
-        Ok(rest)
+        outcome
+    }
+
+    fn end_layer(&mut self, name: LayerName, expected: RawDigest) {
+        let actual = std::mem::take(&mut self.hasher).finish();
+        // Of a layer in a broken frame nothing more is to be said than of the frame.
+        if std::mem::take(&mut self.layer_spoilt) {
+            return;
+        }
+        if let Err(error) = expected.check(&name, &actual) {
+            self.layer_errors.push((name, error));
+        }
     }
 
     /// Checks that everything came, and returns the layers whose contents are not what the index says.
     pub fn finish(mut self) -> Result<Vec<(LayerName, FormatError)>, FormatError> {
-        let left = self.current.is_some()
-            || self.stretches.any(|stretch| match stretch {
-                Stretch::Fixed(bytes) => !bytes.is_empty(),
-                Stretch::Layer(_, raw) => raw.size > 0,
-            });
+        let left = self.current.is_some() || self.stretches.any(|stretch| stretch.len() > 0);
         if left || self.next_frame != self.index.frames().len() {
             return Err(FormatError::malformed("tar stream", "it ends before its layers do"));
         }

@@ -44,10 +44,6 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
 /// Where the three parts behind the data begin and end: index frame, footer, seek table.
 pub(crate) fn tail_offsets(object: &[u8]) -> Option<(usize, usize, usize)> {
     let end = object.len();

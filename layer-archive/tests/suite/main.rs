@@ -1,9 +1,12 @@
 //! Tests of the formats through their public interface, with readers of their own where that is possible.
+#![expect(clippy::cast_possible_truncation, reason = "the tests' own numbers are small")]
 
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod dissect;
+#[cfg(test)]
+mod document;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
@@ -20,5 +23,11 @@ mod round_trip;
 mod samples;
 #[cfg(test)]
 mod stock_tools;
+#[cfg(test)]
+#[path = "../../examples/worked_example/walker.rs"]
+mod walker;
+#[cfg(test)]
+#[path = "../../examples/worked_example/annotate.rs"]
+mod worked_example;
 #[cfg(test)]
 mod writer;

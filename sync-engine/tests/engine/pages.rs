@@ -1,10 +1,8 @@
 //! One layer, one page: what they cost.
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{TestStore, WorkDir, backup, contents, files, name, open};
+use crate::support::{TestStore, WorkDir, backup, contents, files, name, open};
 use sync_engine::{DurableDir, Error, Mirror, Progress, fetch_layer, read_layer};
 use tempfile::TempDir;
 

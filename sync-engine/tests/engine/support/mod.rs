@@ -1,6 +1,6 @@
 //! What the engine's tests share: a work directory, a metered store, whole backups and restores.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+pub(crate) mod faulty;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,24 +17,24 @@ use sync_engine::{
 };
 use tempfile::TempDir;
 
-pub fn tenant() -> TenantId {
+pub(crate) fn tenant() -> TenantId {
     "0000000000000000000000000000000a".parse().unwrap()
 }
 
-pub fn timeline() -> TimelineId {
+pub(crate) fn timeline() -> TimelineId {
     "0000000000000000000000000000000b".parse().unwrap()
 }
 
-pub fn name(text: &str) -> LayerName {
+pub(crate) fn name(text: &str) -> LayerName {
     LayerName::new(text).unwrap()
 }
 
 /// The start of the tests' clock.
-pub fn noon() -> SystemTime {
+pub(crate) fn noon() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-pub fn writer_options(program: &str) -> WriterOptions {
+pub(crate) fn writer_options(program: &str) -> WriterOptions {
     WriterOptions {
         writer: WriterInfo { host: "test".into(), pid: 1, program: program.into() },
         generation: None,
@@ -42,7 +42,7 @@ pub fn writer_options(program: &str) -> WriterOptions {
     }
 }
 
-pub fn options() -> BackupOptions {
+pub(crate) fn options() -> BackupOptions {
     BackupOptions {
         writer: writer_options("test 1"),
         pack: PackOptions { bundle_bytes_target: 32 << 20, compressors: 2 },
@@ -51,34 +51,34 @@ pub fn options() -> BackupOptions {
 }
 
 /// An object store with counted requests.
-pub struct TestStore {
-    pub metered: Arc<Metered<dyn ObjectStore>>,
+pub(crate) struct TestStore {
+    pub(crate) metered: Arc<Metered<dyn ObjectStore>>,
 }
 
 impl TestStore {
-    pub fn memory() -> Self {
+    pub(crate) fn memory() -> Self {
         Self::over(Arc::new(MemoryStore::new()))
     }
 
-    pub fn over(objects: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn over(objects: Arc<dyn ObjectStore>) -> Self {
         Self { metered: Arc::new(Metered::new(objects)) }
     }
 
-    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::<Metered<dyn ObjectStore>>::clone(&self.metered)
     }
 
-    pub fn counts(&self) -> RequestCounts {
+    pub(crate) fn counts(&self) -> RequestCounts {
         self.metered.metrics().snapshot()
     }
 
-    pub async fn create(&self) -> Store {
+    pub(crate) async fn create(&self) -> Store {
         Store::open_or_create(self.objects(), "test").await.unwrap().0
     }
 }
 
 /// Bytes that compress somewhat, different for each seed.
-pub fn contents(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn contents(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
@@ -90,34 +90,34 @@ pub fn contents(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// A directory of layers.
-pub struct WorkDir {
-    pub dir: TempDir,
-    pub metadata: Option<TimelineMetadata>,
+pub(crate) struct WorkDir {
+    pub(crate) dir: TempDir,
+    pub(crate) metadata: Option<TimelineMetadata>,
 }
 
 impl WorkDir {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: TempDir::new().unwrap(), metadata: None }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn put(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
         let mut file = std::fs::File::create(self.path().join(name)).unwrap();
         file.write_all(bytes).unwrap();
     }
 
-    pub fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         std::fs::remove_file(self.path().join(name)).unwrap();
     }
 
-    pub fn set_metadata(&mut self, bytes: &[u8]) {
+    pub(crate) fn set_metadata(&mut self, bytes: &[u8]) {
         self.metadata = Some(TimelineMetadata { file_name: name("metadata"), bytes: bytes.to_vec() });
     }
 
-    pub fn local(&self) -> LocalTimeline {
+    pub(crate) fn local(&self) -> LocalTimeline {
         let layers = files(self.path()).into_keys().map(|file| {
             let path = self.path().join(&file);
             LocalLayer {
@@ -138,20 +138,20 @@ impl WorkDir {
 }
 
 /// The files of a directory, by name.
-pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
     entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
 }
 
-pub async fn open(store: &Store) -> TimelineView {
+pub(crate) async fn open(store: &Store) -> TimelineView {
     TimelineView::open(store, &tenant(), &timeline(), None).await.unwrap()
 }
 
-pub async fn backup(store: &Store, work: &WorkDir, mirror: Mirror) -> Result<BackupReport, Error> {
+pub(crate) async fn backup(store: &Store, work: &WorkDir, mirror: Mirror) -> Result<BackupReport, Error> {
     backup_with(store, work.local(), mirror, options()).await
 }
 
-pub async fn backup_with(
+pub(crate) async fn backup_with(
     store: &Store,
     local: LocalTimeline,
     mirror: Mirror,
@@ -162,7 +162,7 @@ pub async fn backup_with(
     execute_backup(store, view, plan, options).await
 }
 
-pub async fn restore(store: &Store, dir: &Path) -> Result<RestoreReport, Error> {
+pub(crate) async fn restore(store: &Store, dir: &Path) -> Result<RestoreReport, Error> {
     let view = TimelineView::open_existing(store, &tenant(), &timeline(), None).await?;
     let existing: BTreeMap<LayerName, PathBuf> =
         files(dir).into_keys().map(|file| (name(&file), dir.join(file))).collect();
@@ -173,7 +173,7 @@ pub async fn restore(store: &Store, dir: &Path) -> Result<RestoreReport, Error> 
 }
 
 /// Restores into an empty directory and compares it with `expected`.
-pub async fn assert_restores(store: &Store, expected: &BTreeMap<String, Vec<u8>>) {
+pub(crate) async fn assert_restores(store: &Store, expected: &BTreeMap<String, Vec<u8>>) {
     let dir = TempDir::new().unwrap();
     let report = restore(store, dir.path()).await.unwrap();
     assert!(report.is_complete(), "{report:?}");

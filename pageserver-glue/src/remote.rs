@@ -1,0 +1,144 @@
+//! Remotes as URLs: which store a URL names, and the way to it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use storage_api::{ObjectStore, StorageError};
+use url::Url;
+
+#[cfg(test)]
+mod tests;
+
+/// A remote, as its URL names it: `file:///dir` or `s3://bucket/prefix`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteUrl {
+    text: String,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Directory(PathBuf),
+    S3,
+}
+
+/// What to do where the directory or bucket of a remote does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It is an error.
+    Refuse,
+    /// It is created, where the backend can do that.
+    Create,
+}
+
+/// Why a text is not the URL of a remote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not the URL of a remote: {why} (a remote is file:///dir or s3://bucket/prefix)")]
+pub struct InvalidRemoteUrl {
+    text: String,
+    why: String,
+}
+
+/// Why the store of a remote cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// The URL is fine, and its backend is not compiled in.
+    #[error("{url} cannot be used: the {backend} backend is not built into this program yet, use file:///dir")]
+    NotBuiltIn {
+        /// The remote.
+        url: String,
+        /// What is missing.
+        backend: &'static str,
+    },
+    /// The backend could not open the store.
+    #[error("cannot use {url} as a remote: check that it is the right URL and a directory you may use")]
+    Open {
+        /// The remote.
+        url: String,
+        /// Why not.
+        source: StorageError,
+    },
+}
+
+impl FromStr for RemoteUrl {
+    type Err = InvalidRemoteUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRemoteUrl> {
+        let invalid = |why: &str| InvalidRemoteUrl { text: text.to_owned(), why: why.to_owned() };
+        let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+        let place = match url.scheme() {
+            "file" => directory(&url).map(Place::Directory).map_err(invalid)?,
+            "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Place::S3,
+            "s3" => return Err(invalid("it names no bucket")),
+            other => return Err(invalid(&format!("the scheme {other:?} is not known"))),
+        };
+        Ok(Self { text: text.to_owned(), place })
+    }
+}
+
+/// The directory that a file URL names.
+fn directory(url: &Url) -> Result<PathBuf, &'static str> {
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("in a file URL, ? is written %3F and # is written %23");
+    }
+    if !url.path().starts_with('/') {
+        return Err("the path must be absolute");
+    }
+    let path = url.to_file_path().map_err(|()| "a file URL has three slashes before an absolute path")?;
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err("it holds a NUL");
+    }
+    Ok(path)
+}
+
+impl fmt::Display for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl RemoteUrl {
+    /// The URL as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The object store at this URL. Whether it is a Layerpack store is seen when that is opened.
+    pub fn connect(&self, absent: Absent) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+        match &self.place {
+            Place::Directory(path) => self.open_directory(path, absent),
+            Place::S3 => Err(self.not_built_in("s3")),
+        }
+    }
+
+    #[cfg(feature = "localfs")]
+    fn open_directory(
+        &self,
+        path: &std::path::Path,
+        absent: Absent,
+    ) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+        let opened = match absent {
+            Absent::Refuse => storage_localfs::LocalStore::open(path),
+            Absent::Create => storage_localfs::LocalStore::create(path),
+        };
+        match opened {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(source) => Err(RemoteError::Open { url: self.text.clone(), source }),
+        }
+    }
+
+    #[cfg(not(feature = "localfs"))]
+    fn open_directory(
+        &self,
+        _path: &std::path::Path,
+        _absent: Absent,
+    ) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+        Err(self.not_built_in("file"))
+    }
+
+    fn not_built_in(&self, backend: &'static str) -> RemoteError {
+        RemoteError::NotBuiltIn { url: self.text.clone(), backend }
+    }
+}

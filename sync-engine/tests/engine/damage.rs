@@ -1,0 +1,179 @@
+//! Damage: what verify says of it, and that it costs no more than it must.
+
+use crate::support::{
+    TestStore, WorkDir, backup, backup_with, contents, files, name, open, options, restore,
+};
+use layer_archive::BundleId;
+use storage_api::{Body, GetRange, Key, KeyPrefix, ObjectStoreExt, PutMode};
+use sync_engine::{Error, MetadataOutcome, Mirror, Store, VerifyDepth, inspect, verify_timeline};
+use tempfile::TempDir;
+
+async fn get(store: &Store, key: &Key) -> Vec<u8> {
+    store.objects().get_bytes(key, GetRange::Full, u64::MAX).await.unwrap().1.to_vec()
+}
+
+async fn overwrite(store: &Store, key: &Key, bytes: Vec<u8>) {
+    store.objects().put(key, Body::new(bytes), PutMode::Overwrite).await.unwrap();
+}
+
+/// A store with records, payload objects and manifests, and the directory it is of.
+async fn populated() -> (TestStore, Store, WorkDir) {
+    let test = TestStore::memory();
+    let mut work = WorkDir::new();
+    for n in 0..24u64 {
+        work.put(&format!("small-{n:02}"), &contents(n % 20, 9_000));
+    }
+    work.put("large", &contents(50, 600_000));
+    work.put("empty", b"");
+    work.set_metadata(b"metadata");
+    let store = test.create().await;
+    let mut options = options();
+    options.pack.bundle_bytes_target = 120_000;
+    backup_with(&store, work.local(), Mirror::Off, options).await.unwrap();
+    work.put("late", &contents(60, 5_000));
+    work.remove("small-00");
+    backup(&store, &work, Mirror::Guarded).await.unwrap();
+    (test, store, work)
+}
+
+#[tokio::test]
+async fn a_whole_timeline_has_no_findings() {
+    let (_test, store, _work) = populated().await;
+    let view = open(&store).await;
+    for depth in [VerifyDepth::Listing, VerifyDepth::Deep] {
+        let report = verify_timeline(&store, &view, depth).await.unwrap();
+        assert_eq!(report.findings, [], "{depth:?}");
+        assert_eq!((report.layers, report.manifests), (26, 1));
+        assert!(report.bundles >= 3);
+    }
+}
+
+#[tokio::test]
+async fn deep_verify_finds_a_flipped_bit_anywhere_in_any_object_of_the_timeline() {
+    let (_test, store, _work) = populated().await;
+    let view = open(&store).await;
+    let objects = store.objects().list_all(view.keys.prefix()).await.unwrap();
+    let mut flips = 0;
+    for info in objects {
+        let whole = get(&store, &info.key).await;
+        let step = (whole.len() / 24).max(1);
+        for at in (0..whole.len()).step_by(step) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            overwrite(&store, &info.key, flipped).await;
+            // A record after the manifest that does not read already keeps the timeline from being opened.
+            let found = match sync_engine::TimelineView::open(
+                &store,
+                view.state.tenant(),
+                view.state.timeline(),
+                None,
+            )
+            .await
+            {
+                Ok(view) => {
+                    let report = verify_timeline(&store, &view, VerifyDepth::Deep).await.unwrap();
+                    let here = |finding: &sync_engine::Finding| finding.object == info.key.as_str();
+                    report.findings.iter().any(here)
+                        || view.damage.iter().any(|(object, _)| *object == info.key.as_str())
+                }
+                Err(Error::Damaged { object, .. }) => object == info.key.as_str(),
+                Err(other) => panic!("{other}"),
+            };
+            assert!(found, "a flip at {at} of {} was not found", info.key);
+            flips += 1;
+        }
+        overwrite(&store, &info.key, whole).await;
+    }
+    assert!(flips > 80);
+    assert_eq!(verify_timeline(&store, &open(&store).await, VerifyDepth::Deep).await.unwrap().findings, []);
+}
+
+#[tokio::test]
+async fn a_missing_bundle_costs_its_own_layers_and_no_other() {
+    let (_test, store, work) = populated().await;
+    let view = open(&store).await;
+    let lost =
+        view.state.bundles().into_iter().find(|bundle| matches!(bundle.id, BundleId::Payload(_))).unwrap();
+    let key = view.keys.bundle(lost.id).unwrap();
+    store.objects().delete(std::slice::from_ref(&key)).await.unwrap();
+    let in_it: Vec<String> = view
+        .state
+        .layers()
+        .values()
+        .filter(|layer| layer.place.bundle == lost.id)
+        .map(|layer| layer.name.to_string())
+        .collect();
+    assert!(!in_it.is_empty());
+    let report = verify_timeline(&store, &open(&store).await, VerifyDepth::Listing).await.unwrap();
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(report.findings[0].object, key.as_str());
+    assert_eq!(report.findings[0].layers.iter().map(ToString::to_string).collect::<Vec<_>>(), in_it);
+
+    let dir = TempDir::new().unwrap();
+    let report = restore(&store, dir.path()).await.unwrap();
+    let mut failed: Vec<String> = report.failed.iter().map(|failed| failed.name.to_string()).collect();
+    failed.sort();
+    assert_eq!(failed, in_it);
+    assert_eq!(report.metadata, MetadataOutcome::HeldBack);
+    let mut rest = files(work.path());
+    in_it.iter().for_each(|gone| drop(rest.remove(gone)));
+    assert!(files(dir.path()) == rest);
+}
+
+#[tokio::test]
+async fn a_corrupt_frame_costs_the_layers_in_it_and_no_half_written_file_stays() {
+    let (_test, store, work) = populated().await;
+    let view = open(&store).await;
+    let large = &view.state.layers()[&name("large")];
+    let key = view.keys.bundle(large.place.bundle).unwrap();
+    let mut bytes = get(&store, &key).await;
+    // In the last of the layer's frames, when the first have been written already.
+    let at = usize::try_from(large.place.location.end()).unwrap() - 100;
+    bytes[at] ^= 1;
+    overwrite(&store, &key, bytes).await;
+    let dir = TempDir::new().unwrap();
+    let report = restore(&store, dir.path()).await.unwrap();
+    assert_eq!(report.failed.iter().map(|failed| failed.name.as_str()).collect::<Vec<_>>(), ["large"]);
+    let mut rest = files(work.path());
+    rest.remove("large");
+    assert!(files(dir.path()) == rest);
+}
+
+#[tokio::test]
+async fn the_inspector_reads_files_and_objects_alike_and_its_check_finds_damage() {
+    let (_test, store, _work) = populated().await;
+    let dir = TempDir::new().unwrap();
+    let mut kinds = (0, 0);
+    let prefix = KeyPrefix::new("tenants/").unwrap();
+    for info in store.objects().list_all(&prefix).await.unwrap() {
+        let bytes = get(&store, &info.key).await;
+        let path = dir.path().join("object");
+        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), &bytes).unwrap();
+        let (file, object) = (
+            inspect::Subject::File(path.clone()),
+            inspect::Subject::Object(store.objects().clone(), info.key.clone()),
+        );
+        let inspected = inspect::inspect(&file).await.unwrap();
+        let report = inspect::Report::from(&inspected);
+        let other = inspect::Report::from(&inspect::inspect(&object).await.unwrap());
+        assert_eq!(report.to_string(), other.to_string());
+        let json: serde_json::Value = serde_json::to_value(&report).unwrap();
+        assert_eq!(inspect::check(&object, &inspected).await.unwrap(), []);
+        match &inspected {
+            inspect::Inspected::Manifest(manifest) => {
+                assert_eq!(json["layers"].as_array().unwrap().len(), manifest.layers.len());
+                kinds.1 += 1;
+            }
+            inspect::Inspected::Bundle(index) => {
+                assert_eq!(json["stored_bytes"], bytes.len());
+                assert!(inspect::draw_bundle(index).contains("</svg>"));
+                let mut flipped = bytes.clone();
+                flipped[10] ^= 4;
+                std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), &flipped).unwrap();
+                assert_eq!(inspect::check(&file, &inspected).await.unwrap().len(), 1);
+                kinds.0 += 1;
+            }
+        }
+    }
+    assert!(kinds.0 >= 5 && kinds.1 == 1, "{kinds:?}");
+}

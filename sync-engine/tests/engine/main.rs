@@ -1,0 +1,10 @@
+//! The engine over stores: one binary, a module a subject.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod backup_restore;
+mod damage;
+mod pages;
+mod protocol;
+mod state_model;
+mod support;
