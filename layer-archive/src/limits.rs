@@ -38,5 +38,5 @@ pub const LAYER_RAW_BYTES_MAX: u64 = READ_FRAMES_MAX / 2 * SLICE_RAW_BYTES;
 
 /// The stored bytes of a frame that a reader accepts for `plain_len` bytes of plain text.
 pub fn frame_stored_max(plain_len: u64) -> u64 {
-    plain_len + plain_len / 128 + 1024
+    plain_len.saturating_add(plain_len / 128 + 1024)
 }

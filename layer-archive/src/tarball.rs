@@ -30,7 +30,7 @@ pub(crate) fn link_header(name: &LayerName, target: &LayerName) -> Result<Vec<u8
 
 /// How many zeros follow a member's `size` bytes, so that the next header begins at a block.
 pub fn padding_len(size: u64) -> usize {
-    usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or(0)
+    usize::try_from((BLOCK - size % BLOCK) % BLOCK).unwrap_or(0)
 }
 
 fn header(kind: EntryType, size: u64) -> Header {

@@ -93,7 +93,7 @@ impl DurableDir {
     }
 
     /// Writes and publishes a file.
-    pub(crate) fn publish(&self, name: &str, bytes: &[u8]) -> Result<Published> {
+    pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<Published> {
         let mut file = self.temporary()?;
         file.write(bytes)?;
         let published = file.publish(&self.path.join(name))?;

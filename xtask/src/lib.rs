@@ -3,6 +3,7 @@
 //! The logic is a library so that tests and the demo make their images with the same code as the command line.
 
 pub mod ci;
+pub mod demo;
 pub mod image;
 pub mod repository;
 pub mod skips;

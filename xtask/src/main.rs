@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use xtask::image::{self, DEFAULT_SIZE_SCALE, ImageOptions, Installation, NameList, Source};
 use xtask::repository::Repository;
-use xtask::{ci, tidy};
+use xtask::{ci, demo, tidy};
 
 /// Layerpack's task runner.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ struct Arguments {
 enum Task {
     /// Make a benchmark image: a pageserver work directory with layer files.
     Image(ImageArguments),
+    /// Back a new database up into a local store, wipe it, restore it, compare every byte, and print what it took.
+    Demo(DemoArguments),
     /// Check what the compiler does not: layering, file sizes, headers, paths.
     Tidy {
         /// Record files that have shrunk in the size ratchet.
@@ -30,6 +32,24 @@ enum Task {
     },
     /// Run every step of continuous integration.
     Ci,
+}
+
+#[derive(Debug, clap::Args)]
+struct DemoArguments {
+    /// Keep the image and the stores in this directory, which must be absent or empty.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// What to make the image of [default: postgres where it is found, else synthetic].
+    #[arg(long, value_enum)]
+    source: Option<DemoSource>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DemoSource {
+    /// The files of a fresh cluster of this machine's PostgreSQL.
+    Postgres,
+    /// Files like those, made from a seed.
+    Synthetic,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,6 +101,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Task::Image(arguments) => make_image(arguments),
+        Task::Demo(arguments) => run_demo(arguments),
         Task::Tidy { bless } => {
             let repository = Repository::here();
             if bless {
@@ -98,6 +119,24 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn run_demo(DemoArguments { keep, source }: DemoArguments) -> Result<ExitCode> {
+    let source = match source {
+        Some(DemoSource::Postgres) => Source::Postgres { pgbench_scale: None },
+        Some(DemoSource::Synthetic) => Source::Synthetic,
+        None if Installation::find().is_ok() => Source::Postgres { pgbench_scale: None },
+        None => Source::Synthetic,
+    };
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let dir = match keep {
+        Some(dir) => std::path::absolute(dir)?,
+        None => scratch.path().to_owned(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let demo = runtime.block_on(demo::run(&dir, source, report))?;
+    println!("{demo}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn make_image(arguments: ImageArguments) -> Result<ExitCode> {

@@ -394,10 +394,11 @@ fn cut(tail: &[u8], object_len: u64) -> Result<Result<Parts<'_>, u64>, FormatErr
     let body_len = u64::from(footer.body_len);
     FormatError::check_limit("index", body_len, limits::READ_INDEX_STORED_MAX)?;
     let tail_len = INDEX_HEADER_LEN as u64 + body_len + footer_needed;
-    if footer.object_len != object_len {
+    if footer.object_len > object_len {
         return Err(truncated("bundle", footer.object_len));
     }
-    if u64::from(footer.seek_len) != seek_len || footer.data_end.checked_add(tail_len) != Some(object_len) {
+    let whole = footer.data_end.checked_add(tail_len) == Some(object_len) && footer.object_len == object_len;
+    if u64::from(footer.seek_len) != seek_len || !whole {
         return Err(FormatError::malformed("footer", "its lengths contradict each other"));
     }
     FormatError::check_crc32c("seek table", object_len - seek_len, seek_table, footer.seek_crc32c)?;

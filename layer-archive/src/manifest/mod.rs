@@ -116,9 +116,12 @@ impl Manifest {
             return Err(FormatError::malformed("manifest header", format!("unknown features {features:#x}")));
         }
         let (body_len, plain_len, body_crc32c) = (fields.u64()?, fields.u64()?, Crc32c(fields.u32()?));
-        if body_len != body.len() as u64 {
-            let (needed, available) = (body_len, body.len() as u64);
+        let (needed, available) = (body_len, body.len() as u64);
+        if available < needed {
             return Err(FormatError::Truncated { what: "manifest body", needed, available });
+        }
+        if available > needed {
+            return Err(FormatError::malformed("manifest", "more bytes follow its body"));
         }
         FormatError::check_crc32c("manifest body", HEADER_LEN as u64, body, body_crc32c)?;
         let plain = codec::decompress("manifest", body, limits::READ_SECTION_PLAIN_MAX)?;

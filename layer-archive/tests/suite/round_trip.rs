@@ -248,6 +248,28 @@ proptest! {
 }
 
 #[test]
+fn ranges_at_the_ends_of_frames_are_covered_by_no_frame_too_many() {
+    let size = (512 << 10) + 5000;
+    let layers = [samples::layer("a", None, samples::pages(size, 1)), samples::layer("b", None, [])];
+    let index = pack(&samples::origin(BundleId::Payload(samples::PAYLOAD)), &layers, None).unwrap().index;
+    let (empty, layer) = (&index.layers()[0], &index.layers()[1]);
+    for boundary in [0u64, 256 << 10, 512 << 10, size as u64] {
+        for start in boundary.saturating_sub(2)..boundary + 2 {
+            for len in [1, 2, 3, 512] {
+                let range = start..(start + len).min(size as u64);
+                if !range.is_empty() {
+                    let found = index.frames_covering(layer, range.clone());
+                    assert_eq!(found, frames_by_looking(&index, layer, range.clone()), "{range:?}");
+                }
+            }
+            assert_eq!(index.frames_covering(layer, start..start).len(), 1);
+        }
+    }
+    assert_eq!(index.frames_of(layer), 1..4);
+    assert_eq!(index.frames_of(empty), 0..1);
+}
+
+#[test]
 fn a_writer_returns_the_index_that_a_reader_finds() {
     let packed = samples::record();
     let index = open(&packed.object, limits::TAIL_READ_BYTES);

@@ -1,6 +1,6 @@
 //! The engine over stores: one binary, a module a subject.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backup_restore;
 mod damage;

@@ -1,0 +1,215 @@
+//! The command line: commands, options and their help.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use layer_archive::{TenantId, TimelineId};
+use pageserver_glue::RemoteUrl;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  failed or incomplete; what was left out is listed
+    2  called wrongly
+    3  damage found
+    4  the tenant, timeline or layer is not in the store
+    5  another writer has taken the timeline over
+    6  the store is missing, unreachable or refuses
+  130, 143  interrupted: run it again";
+
+/// Packed, checksummed remote storage for a Postgres pageserver.
+///
+/// Layers of a pageserver's work directory are packed into bundles, which any `tar --zstd -xf` extracts, and kept in a
+/// store: a directory now, S3 later. Nothing in a store is overwritten, everything is verified when it is read.
+#[derive(Debug, Parser)]
+#[command(name = "layerpack", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print one JSON object on stdout and nothing else (`cat`: on stderr)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Read defaults from a TOML file; options on the command line win
+    ///
+    /// Keys: remote, workdir, bundle_bytes_target (bytes), create_store (whether `backup` creates a store where there is
+    /// none, true if not said).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Log more on stderr; twice for still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No progress and no warnings on stderr, only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Put into the store what it does not have of a work directory
+    ///
+    /// Layers that are in the store with the same contents are left alone, so a second backup of the same directory
+    /// writes nothing. A layer that is in the store with other contents is a conflict: it is reported, and nothing is
+    /// done to either side. Creates the store where there is none.
+    Backup(Backup),
+    /// Put into a work directory what it does not have of the store
+    ///
+    /// Every layer is verified before it gets its name, and the timeline's metadata is written last. Nothing is
+    /// overwritten: equal files are kept, different ones are conflicts.
+    Restore(Restore),
+    /// Say what is in the store, timeline by timeline
+    Status(Status),
+    /// List the layers of a timeline
+    Ls(Ls),
+    /// Say what is in one bundle or manifest, from a file or a store
+    Inspect(Inspect),
+    /// Fetch some layers into a work directory
+    Fetch(Fetch),
+    /// Write a layer, or a part of it, to stdout
+    Cat(Cat),
+    /// Check that the store has what it should have
+    ///
+    /// Reads the manifests and compares them with the objects that are there; with --deep also reads and checks every
+    /// byte of every bundle.
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoteArg {
+    /// The store: file:///DIR (s3://BUCKET/PREFIX comes later)
+    #[arg(long, value_name = "URL")]
+    pub(crate) remote: Option<RemoteUrl>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkdirArg {
+    /// The pageserver's work directory, the one that holds `tenants`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+}
+
+/// All timelines, those of one tenant, or one.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Only this tenant
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) tenant: Option<TenantId>,
+    /// Only this timeline of the tenant
+    #[arg(long, value_name = "TIMELINE", requires = "tenant")]
+    pub(crate) timeline: Option<TimelineId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneTimeline {
+    /// The tenant
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) tenant: TenantId,
+    /// The timeline
+    #[arg(long, value_name = "TIMELINE")]
+    pub(crate) timeline: TimelineId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) workdir: WorkdirArg,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Also remove from the timelines what is gone from the work directory
+    #[arg(long)]
+    pub(crate) mirror: bool,
+    /// Mirror even where that removes more than half of a timeline
+    #[arg(long, requires = "mirror")]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    pub(crate) workdir: WorkdirArg,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    /// Also compare, by name, with the layers of this work directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) which: OneTimeline,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A file, or the URL of an object: the store's URL, `/`, and the object's key
+    #[arg(value_name = "FILE-OR-URL")]
+    pub(crate) subject: String,
+    /// Also read every byte and check every checksum
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Draw the bundle's frames and layers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fetch {
+    #[command(flatten)]
+    pub(crate) workdir: WorkdirArg,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) which: OneTimeline,
+    /// The layers, by their names in the work directory
+    #[arg(value_name = "LAYER", required = true)]
+    pub(crate) layers: Vec<layer_archive::LayerName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) which: OneTimeline,
+    /// The layer, by its name in the work directory
+    #[arg(value_name = "LAYER")]
+    pub(crate) layer: layer_archive::LayerName,
+    /// Where to begin, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) offset: u64,
+    /// How many bytes to write; all to the end if not said
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) length: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Read and check every byte of every bundle
+    #[arg(long)]
+    pub(crate) deep: bool,
+}

@@ -1,0 +1,282 @@
+//! `layerpack backup`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use layer_archive::{TenantId, TimelineId};
+use pageserver_glue::{SkipReason, Skipped, TimelineBackup, WorkDir, backup_timeline};
+use serde::Serialize;
+use sync_engine::{BackupOptions, BackupReport, Catalog, Created, Mirror, Progress, Store, TimelineListing};
+
+use crate::args::{Backup, Selection};
+use crate::exit::{Exit, Failure};
+use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
+use crate::output::{Outcome, chain, human_bytes, names_line};
+use crate::session::{Session, concerns_one_timeline};
+
+#[derive(Debug, Default, Serialize)]
+struct BackupJson {
+    store_created: bool,
+    seq: Option<u64>,
+    #[serde(flatten)]
+    total: Counts,
+    timelines: Vec<TimelineJson>,
+    skipped: Vec<SkippedJson>,
+    conflicts: Vec<ConflictJson>,
+    failed: Vec<FailedJson>,
+    metadata_held_back: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Counts {
+    layers: usize,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    bundles: usize,
+    unchanged: usize,
+    removed: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct TimelineJson {
+    tenant: String,
+    timeline: String,
+    seq: Option<u64>,
+    #[serde(flatten)]
+    counts: Counts,
+    metadata_held_back: bool,
+    manifest_error: Option<String>,
+    error: Option<String>,
+}
+
+/// What is to be backed up.
+struct Work {
+    timelines: Vec<(TenantId, TimelineId)>,
+    skipped: Vec<Skipped>,
+}
+
+/// A timeline, and how its backup went.
+type Done = ((TenantId, TimelineId), Result<TimelineBackup, Failure>);
+
+pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome, Failure> {
+    let workdir = WorkDir::open(session.workdir(&arguments.workdir)?)?;
+    let work = find_work(&workdir, &arguments.selection)?;
+    let pack = session.pack_options()?;
+    let mirror = match (arguments.mirror, arguments.force) {
+        (false, _) => Mirror::Off,
+        (true, false) => Mirror::Guarded,
+        (true, true) => Mirror::Forced,
+    };
+    let (store, created) = session.open_or_create(&arguments.remote).await?;
+    let mut listings = read_listings(&store, &arguments.selection).await?;
+    let alone = work.timelines.len() == 1;
+    let mut done: Vec<Done> = Vec::new();
+    for id in work.timelines {
+        let (tenant, timeline) = (&id.0, &id.1);
+        let progress = Arc::new(Progress::default());
+        let meter = session.meter("backing up", (tenant, timeline), &progress);
+        let options = BackupOptions { writer: session.writer_options(), pack, progress };
+        let listing = listings.take(&id);
+        let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, mirror, options).await;
+        drop(meter);
+        match backup.map_err(Failure::from) {
+            Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
+            backup => done.push((id, backup)),
+        }
+    }
+    Ok(report(session, created, work.skipped, done))
+}
+
+/// The timelines of `workdir` that `selection` selects.
+fn find_work(workdir: &WorkDir, selection: &Selection) -> Result<Work, Failure> {
+    let mut work = Work { timelines: Vec::new(), skipped: Vec::new() };
+    let tenants = match &selection.tenant {
+        Some(tenant) => vec![tenant.clone()],
+        None => {
+            let mut listing = workdir.tenants()?;
+            work.skipped.append(&mut listing.skipped);
+            listing.ids
+        }
+    };
+    for tenant in tenants {
+        let timelines = match &selection.timeline {
+            Some(timeline) => {
+                // Seen before a store is created for it.
+                workdir.entries(&tenant, timeline)?;
+                vec![timeline.clone()]
+            }
+            None => {
+                let mut listing = workdir.timelines(&tenant)?;
+                work.skipped.append(&mut listing.skipped);
+                listing.ids
+            }
+        };
+        work.timelines.extend(timelines.into_iter().map(|timeline| (tenant.clone(), timeline)));
+    }
+    Ok(work)
+}
+
+/// What one list of the store says of the timelines to be backed up.
+#[derive(Default)]
+struct Listings {
+    known: BTreeMap<(TenantId, TimelineId), Option<TimelineListing>>,
+    /// Whether a timeline that is not known has no objects.
+    complete: bool,
+}
+
+async fn read_listings(store: &Store, selection: &Selection) -> Result<Listings, Failure> {
+    if selection.timeline.is_some() {
+        return Ok(Listings::default());
+    }
+    let catalog = Catalog::read(store, selection.tenant.as_ref(), None).await?;
+    let known = catalog.timelines.into_iter().map(|entry| ((entry.tenant, entry.timeline), entry.listing));
+    Ok(Listings { known: known.collect(), complete: true })
+}
+
+impl Listings {
+    fn take(&mut self, id: &(TenantId, TimelineId)) -> Option<TimelineListing> {
+        match self.known.remove(id) {
+            Some(listing) => listing,
+            None if self.complete => Some(TimelineListing { whole: true, ..TimelineListing::default() }),
+            None => None,
+        }
+    }
+}
+
+fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<Done>) -> Outcome {
+    let mut json = BackupJson { store_created: created == Created::Yes, ..BackupJson::default() };
+    let mut skipped = skipped;
+    let mut unstorable = Vec::new();
+    for ((tenant, timeline), backup) in &done {
+        let id = (tenant, timeline);
+        json.timelines.push(TimelineJson::new(id, backup));
+        let Ok(TimelineBackup { report, skipped: left_out, .. }) = backup else { continue };
+        json.total.add(report);
+        json.metadata_held_back |= report.metadata_held_back;
+        json.conflicts.extend(report.conflicts.iter().map(|conflict| conflict_json(id, conflict)));
+        json.failed.extend(report.failed.iter().map(|failed| failed_json(id, failed)));
+        skipped.extend(left_out.iter().cloned());
+        unstorable.extend(left_out.iter().filter(|skipped| may_be_a_layer(skipped.reason)));
+    }
+    if let [timeline] = &*json.timelines {
+        json.seq = timeline.seq;
+    }
+    json.skipped = skipped
+        .iter()
+        .map(|skipped| SkippedJson { path: skipped.path.clone(), reason: skipped.reason.to_string() })
+        .collect();
+    let mut outcome = Outcome::new(&json, &session.cost());
+    for skipped in unstorable {
+        outcome.problems.push(format!("could not back up {skipped}: rename it"));
+        outcome.exit = Exit::Failed;
+    }
+    outcome.text = text(&json, session);
+    for ((tenant, timeline), backup) in &done {
+        match backup {
+            Ok(backup) => outcome.add_backup(backup),
+            Err(failure) => {
+                outcome.problems.push(format!("{tenant}/{timeline} was not backed up: {}", chain(failure)));
+                outcome.exit = outcome.exit.or_worse(failure.exit());
+            }
+        }
+    }
+    if done.is_empty() {
+        outcome.warnings.push("the work directory holds no timelines: nothing was backed up".into());
+    }
+    outcome
+}
+
+/// Whether what was left out for `reason` could be a layer, so that a backup without it is incomplete.
+fn may_be_a_layer(reason: SkipReason) -> bool {
+    match reason {
+        SkipReason::NotUtf8 | SkipReason::NotALayerName => true,
+        SkipReason::Temporary
+        | SkipReason::SymbolicLink
+        | SkipReason::Directory
+        | SkipReason::SpecialFile
+        | SkipReason::NotLayerData
+        | SkipReason::NotATenant
+        | SkipReason::NotATimeline => false,
+    }
+}
+
+impl Counts {
+    fn add(&mut self, report: &BackupReport) {
+        self.layers += report.layers;
+        self.raw_bytes += report.raw_bytes;
+        self.stored_bytes += report.stored_bytes;
+        self.bundles += report.bundles;
+        self.unchanged += report.unchanged;
+        self.removed += report.removed;
+    }
+}
+
+impl TimelineJson {
+    fn new((tenant, timeline): (&TenantId, &TimelineId), backup: &Result<TimelineBackup, Failure>) -> Self {
+        let mut json = Self {
+            tenant: tenant.to_string(),
+            timeline: timeline.to_string(),
+            seq: None,
+            counts: Counts::default(),
+            metadata_held_back: false,
+            manifest_error: None,
+            error: None,
+        };
+        match backup {
+            Ok(TimelineBackup { report, .. }) => {
+                json.seq = Some(report.seq.0);
+                json.counts.add(report);
+                json.metadata_held_back = report.metadata_held_back;
+                json.manifest_error = report.manifest_error.as_deref().map(|error| chain(error));
+            }
+            Err(failure) => json.error = Some(chain(failure)),
+        }
+        json
+    }
+}
+
+impl Outcome {
+    fn add_backup(&mut self, backup: &TimelineBackup) {
+        let TimelineBackup { report, skipped: _, warnings } = backup;
+        if let Some(error) = &report.manifest_error {
+            self.warnings
+                .push(format!("no manifest was written, the next backup tries again: {}", chain(&**error)));
+        }
+        if report.metadata_held_back {
+            self.warnings
+                .push("the timeline's metadata was held back: layers that it may need are missing".into());
+        }
+        // A whole directory of unknown names is one oddity, not thousands.
+        self.warnings.extend(warnings.iter().take(5).cloned());
+        if warnings.len() > 5 {
+            self.warnings.push(format!("and {} more files are stored as opaque bytes", warnings.len() - 5));
+        }
+        self.add_layer_problems("back up", &report.conflicts, &report.failed);
+    }
+}
+
+fn text(json: &BackupJson, session: &Session) -> String {
+    let mut text = String::new();
+    if json.store_created {
+        text.push_str("created a new store\n");
+    }
+    for timeline in json.timelines.iter().filter(|timeline| timeline.error.is_none()) {
+        let TimelineJson { tenant, timeline, seq, counts, .. } = timeline;
+        let Counts { layers, raw_bytes, stored_bytes, bundles, unchanged, removed } = counts;
+        let _ = write!(text, "{tenant}/{timeline}: {layers} layers, {} raw", human_bytes(*raw_bytes));
+        if *stored_bytes > 0 {
+            let bundle = if *bundles == 1 { "bundle" } else { "bundles" };
+            let _ = write!(text, ", {} stored in {bundles} {bundle}", human_bytes(*stored_bytes));
+        }
+        let seq = seq.unwrap_or_default();
+        let _ = writeln!(text, "; {unchanged} unchanged, {removed} removed; record {seq}");
+    }
+    if !json.skipped.is_empty() {
+        let lines: Vec<String> =
+            json.skipped.iter().map(|skipped| format!("{} ({})", skipped.path, skipped.reason)).collect();
+        let _ = writeln!(text, "skipped {}: {}", lines.len(), crate::output::printable(&names_line(&lines)));
+    }
+    text.push_str(&session.cost_line());
+    text
+}

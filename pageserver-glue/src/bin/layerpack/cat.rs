@@ -1,0 +1,61 @@
+//! `layerpack cat`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use sync_engine::{Error, read_layer};
+
+use crate::args::Cat;
+use crate::exit::Failure;
+use crate::output::Outcome;
+use crate::session::Session;
+
+/// Raw bytes that are in memory at once.
+const WINDOW_BYTES: u64 = 32 << 20;
+
+#[derive(Debug, Serialize)]
+struct CatJson {
+    tenant: String,
+    timeline: String,
+    layer: String,
+    offset: u64,
+    length: u64,
+}
+
+pub(crate) async fn run(session: &Session, arguments: &Cat) -> Result<Outcome, Failure> {
+    let Cat { remote, which, layer, offset, length } = arguments;
+    let (store, view) = session.open_timeline(remote, which).await?;
+    let entry = view.state.layers().get(layer).ok_or_else(|| Error::LayerNotFound {
+        tenant: which.tenant.clone(),
+        timeline: which.timeline.clone(),
+        name: layer.clone(),
+    })?;
+    let end = length.map_or(u64::MAX, |length| offset.saturating_add(length)).min(entry.raw.size);
+    let mut at = *offset;
+    while at < end {
+        let window = at..end.min(at.saturating_add(WINDOW_BYTES));
+        let bytes = read_layer(&store, &view.keys, &view.state, layer, window.clone()).await?;
+        if !write_out(&bytes)? {
+            break;
+        }
+        at = window.end;
+    }
+    let json = CatJson {
+        tenant: which.tenant.to_string(),
+        timeline: which.timeline.to_string(),
+        layer: layer.to_string(),
+        offset: *offset,
+        length: at - offset,
+    };
+    Ok(Outcome::new(&json, &session.cost()))
+}
+
+/// Writes to stdout; `false` where the reader has seen enough.
+fn write_out(bytes: &[u8]) -> Result<bool, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(source) => Err(Failure::File { doing: "write to", path: "stdout".into(), source }),
+    }
+}

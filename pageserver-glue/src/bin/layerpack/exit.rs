@@ -1,0 +1,167 @@
+//! Exit codes: a contract with scripts. One function maps each kind of error to its code.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use layer_archive::{FormatError, TenantId};
+use pageserver_glue::{RemoteError, TimelineError, WorkDirError};
+use storage_api::{ErrorKind, Operation, StorageError};
+use sync_engine::Error as EngineError;
+
+#[cfg(test)]
+mod tests;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All of it was done.
+    Done,
+    /// It failed, or what was skipped is listed.
+    Failed,
+    /// It was called wrongly.
+    Usage,
+    /// Damage was found, by `verify` or on the way.
+    Damaged,
+    /// The tenant, timeline or layer is not in a store that answers.
+    NotFound,
+    /// Another writer has the timeline.
+    Fenced,
+    /// The store is missing, unreachable or refuses.
+    Unreachable,
+    /// SIGINT came.
+    Interrupted,
+    /// SIGTERM came.
+    Terminated,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Damaged => 3,
+            Self::NotFound => 4,
+            Self::Fenced => 5,
+            Self::Unreachable => 6,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+        }
+    }
+
+    /// What to end with where parts of a command ended with `self` and `other`: what needs a person most.
+    pub(crate) fn or_worse(self, other: Self) -> Self {
+        let rank = |exit| match exit {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::NotFound => 2,
+            Self::Unreachable => 3,
+            Self::Fenced => 4,
+            Self::Damaged => 5,
+            Self::Usage | Self::Interrupted | Self::Terminated => 6,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+}
+
+/// Why a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot use the configuration {}: correct it, or leave --config out", path.display())]
+    Config { path: PathBuf, source: Box<dyn StdError + Send + Sync> },
+    #[error(transparent)]
+    WorkDir(#[from] WorkDirError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Timeline(#[from] TimelineError),
+    #[error(
+        "the store at {url} holds no timeline of tenant {tenant}: `layerpack status` lists what it holds"
+    )]
+    TenantNotFound { url: String, tenant: TenantId },
+    #[error("the store at {url} holds no timelines: check the URL, `layerpack backup` puts some there")]
+    EmptyStore { url: String },
+    #[error("cannot {doing} {path}: check the path and the room on its disk")]
+    File { doing: &'static str, path: String, source: io::Error },
+    #[error("interrupted: run it again, nothing half-written is visible")]
+    Interrupted,
+    #[error("terminated: run it again, nothing half-written is visible")]
+    Terminated,
+}
+
+impl Failure {
+    /// The code this ends the process with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) | Self::Config { .. } => Exit::Usage,
+            Self::WorkDir(_) | Self::File { .. } => Exit::Failed,
+            Self::Remote(RemoteError::NotBuiltIn { .. } | RemoteError::Open { .. }) => Exit::Unreachable,
+            Self::Engine(error) | Self::Timeline(TimelineError::Engine(error)) => exit_of(error),
+            Self::Timeline(TimelineError::WorkDir(_)) => Exit::Failed,
+            Self::TenantNotFound { .. } | Self::EmptyStore { .. } => Exit::NotFound,
+            Self::Interrupted => Exit::Interrupted,
+            Self::Terminated => Exit::Terminated,
+        }
+    }
+}
+
+/// The code for an error of the engine.
+pub(crate) fn exit_of(error: &EngineError) -> Exit {
+    match error {
+        EngineError::Storage(error) => exit_of_storage(error),
+        EngineError::NoStore { .. }
+        | EngineError::StoreTooNew { .. }
+        | EngineError::StoreCannotFence { .. }
+        | EngineError::UnknownOutcome { .. }
+        // Nothing is damaged: a newer program wrote it.
+        | EngineError::Damaged {
+            source: FormatError::TooNew { .. } | FormatError::UnknownSection { .. }, ..
+        } => Exit::Unreachable,
+        EngineError::MarkerDamaged { .. } | EngineError::Damaged { .. } | EngineError::Gap { .. } => {
+            Exit::Damaged
+        }
+        EngineError::TimelineNotFound { .. }
+        | EngineError::TimelineDeleted { .. }
+        | EngineError::LayerNotFound { .. } => Exit::NotFound,
+        EngineError::Fenced { .. } | EngineError::StaleGeneration { .. } => Exit::Fenced,
+        EngineError::Key(_)
+        | EngineError::Unstable { .. }
+        | EngineError::Local { .. }
+        | EngineError::LayerChanged { .. }
+        | EngineError::EqualLayerFailed { .. }
+        | EngineError::Unpackable { .. }
+        | EngineError::MirrorTooMuch { .. }
+        | EngineError::Task(_) => Exit::Failed,
+        // The engine may learn new errors; until they have a code here they are failures.
+        _ => Exit::Failed,
+    }
+}
+
+fn exit_of_storage(error: &StorageError) -> Exit {
+    let reading = matches!(error.operation(), Operation::Get | Operation::Head);
+    match error.kind() {
+        // A timeline, record or layer that is simply not there is an error of its own: this object was named.
+        ErrorKind::NotFound | ErrorKind::Range => Exit::Damaged,
+        ErrorKind::Integrity if reading => Exit::Damaged,
+        ErrorKind::AlreadyExists | ErrorKind::PreconditionFailed | ErrorKind::Cancelled => Exit::Failed,
+        ErrorKind::StoreMissing
+        | ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
+        | ErrorKind::Throttled
+        | ErrorKind::Connection
+        | ErrorKind::Timeout
+        | ErrorKind::Interrupted
+        | ErrorKind::Integrity
+        | ErrorKind::StorageFull
+        | ErrorKind::Unsupported
+        | ErrorKind::Invalid
+        | ErrorKind::Unexpected => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}

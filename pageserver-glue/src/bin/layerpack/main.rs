@@ -1,0 +1,118 @@
+//! The `layerpack` program. `session` opens what a command works on, each command is a module of its own, and
+//! `output` says how it went.
+
+mod args;
+mod backup;
+mod cat;
+mod exit;
+mod fetch;
+mod inspect;
+mod layers;
+mod ls;
+mod output;
+mod progress;
+mod restore;
+mod session;
+mod status;
+mod verify;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::args::{Arguments, Command, Global};
+use crate::exit::{Exit, Failure};
+use crate::output::{Format, Outcome, Quiet, Style};
+use crate::session::Session;
+
+/// How long work that cannot be broken off is waited for when the program is interrupted.
+const GRACE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    ExitCode::from(run().code())
+}
+
+fn run() -> Exit {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let style = style_of(&arguments);
+    start_log(&arguments.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return style.fail(Exit::Failed, &format!("cannot start threads: {error}")),
+    };
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = execute(&arguments, style) => ended,
+            failure = interrupted() => Err(failure),
+        }
+    });
+    let exit = style.finish(ended);
+    runtime.shutdown_timeout(GRACE);
+    exit
+}
+
+async fn execute(arguments: &Arguments, style: Style) -> Result<Outcome, Failure> {
+    let session = Session::new(&arguments.global, style)?;
+    match &arguments.command {
+        Command::Backup(backup) => backup::run(&session, backup).await,
+        Command::Restore(restore) => restore::run(&session, restore).await,
+        Command::Status(status) => status::run(&session, status).await,
+        Command::Ls(ls) => ls::run(&session, ls).await,
+        Command::Inspect(inspect) => inspect::run(&session, inspect).await,
+        Command::Fetch(fetch) => fetch::run(&session, fetch).await,
+        Command::Cat(cat) => cat::run(&session, cat).await,
+        Command::Verify(verify) => verify::run(&session, verify).await,
+    }
+}
+
+fn style_of(arguments: &Arguments) -> Style {
+    let format = match (arguments.global.json, &arguments.command) {
+        (false, _) => Format::Text,
+        (true, Command::Cat(_)) => Format::JsonOnStderr,
+        (true, _) => Format::Json,
+    };
+    Style::new(format, if arguments.global.quiet { Quiet::Yes } else { Quiet::No })
+}
+
+/// Says what is wrong with the command line, or prints the help that was asked for.
+fn refuse(error: &clap::Error) -> Exit {
+    let wants_json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && wants_json {
+        let message = error.to_string();
+        let message = message.trim_start_matches("error: ").lines().next().unwrap_or_default();
+        return Style::new(Format::Json, Quiet::Yes).fail(Exit::Usage, message);
+    }
+    // Where nobody reads it there is nobody to tell.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Done }
+}
+
+/// Waits for a signal that asks the program to end.
+async fn interrupted() -> Failure {
+    let streams = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = streams else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => Failure::Interrupted,
+        _ = terminate.recv() => Failure::Terminated,
+    }
+}
+
+fn start_log(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        (_, 2) => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false).init();
+}

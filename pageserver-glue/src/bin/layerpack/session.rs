@@ -1,0 +1,211 @@
+//! What the commands share: settings, the opened store and the counts of its requests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use layer_archive::{TenantId, TimelineId, WriterInfo};
+use pageserver_glue::{Absent, RemoteUrl};
+use serde::{Deserialize, Serialize};
+use storage_api::{Clock, Metered, Metrics, RequestCounts, SystemClock};
+use sync_engine::{Catalog, CatalogEntry, Created, Error, PackOptions, Progress, Store, WriterOptions};
+
+use crate::args::{Global, OneTimeline, RemoteArg, Selection, WorkdirArg};
+use crate::exit::Failure;
+use crate::output::{Style, human_bytes};
+use crate::progress::Meter;
+
+/// The configuration file, every key of which an option may override.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    remote: Option<String>,
+    workdir: Option<PathBuf>,
+    bundle_bytes_target: Option<u64>,
+    create_store: Option<bool>,
+}
+
+/// Bundle sizes that make sense: a frame at least, and what memory holds a few of.
+const BUNDLE_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
+
+/// One run of the program.
+#[derive(Debug)]
+pub(crate) struct Session {
+    config: Config,
+    style: Style,
+    clock: Arc<dyn Clock>,
+    started: SystemTime,
+    metrics: Arc<Metrics>,
+}
+
+/// What a command cost, as its JSON says it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cost {
+    requests: Requests,
+    bytes_sent: u64,
+    bytes_received: u64,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Requests {
+    put: u64,
+    get: u64,
+    list: u64,
+    head: u64,
+    delete: u64,
+    copy: u64,
+    multipart: u64,
+}
+
+impl Session {
+    /// Reads the configuration that `global` names.
+    pub(crate) fn new(global: &Global, style: Style) -> Result<Self, Failure> {
+        let config = global.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Ok(Self { config, style, started: clock.now(), clock, metrics: Arc::default() })
+    }
+
+    /// The remote that the command line or the configuration names.
+    fn remote(&self, argument: &RemoteArg) -> Result<RemoteUrl, Failure> {
+        match (&argument.remote, &self.config.remote) {
+            (Some(remote), _) => Ok(remote.clone()),
+            (None, Some(text)) => text
+                .parse()
+                .map_err(|error: pageserver_glue::InvalidRemoteUrl| Failure::Usage(error.to_string())),
+            (None, None) => Err(Failure::Usage("no remote: name it with --remote URL".into())),
+        }
+    }
+
+    /// The work directory that the command line or the configuration names.
+    pub(crate) fn workdir(&self, argument: &WorkdirArg) -> Result<PathBuf, Failure> {
+        let workdir = argument.workdir.as_ref().or(self.config.workdir.as_ref());
+        workdir.cloned().ok_or_else(|| Failure::Usage("no work directory: name it with --workdir DIR".into()))
+    }
+
+    /// Opens the store, with one request.
+    pub(crate) async fn open(&self, argument: &RemoteArg) -> Result<Store, Failure> {
+        let remote = self.remote(argument)?;
+        let objects = self.connect(&remote, Absent::Refuse)?;
+        Ok(Store::open(objects, remote.as_str()).await?)
+    }
+
+    /// Opens the store, and creates it where there is none unless the configuration says otherwise.
+    pub(crate) async fn open_or_create(&self, argument: &RemoteArg) -> Result<(Store, Created), Failure> {
+        if self.config.create_store == Some(false) {
+            return Ok((self.open(argument).await?, Created::No));
+        }
+        let remote = self.remote(argument)?;
+        let objects = self.connect(&remote, Absent::Create)?;
+        Ok(Store::open_or_create(objects, remote.as_str()).await?)
+    }
+
+    /// The metered object store at `remote`.
+    pub(crate) fn connect(
+        &self,
+        remote: &RemoteUrl,
+        absent: Absent,
+    ) -> Result<Arc<dyn storage_api::ObjectStore>, Failure> {
+        let objects = remote.connect(absent)?;
+        Ok(Arc::new(Metered::with_metrics(objects, Arc::clone(&self.metrics))))
+    }
+
+    /// The timelines of the store that `selection` selects. One that was asked for and is not there is an error.
+    pub(crate) async fn select(
+        &self,
+        store: &Store,
+        selection: &Selection,
+    ) -> Result<Vec<CatalogEntry>, Failure> {
+        let (tenant, timeline) = (selection.tenant.as_ref(), selection.timeline.as_ref());
+        let timelines = Catalog::read(store, tenant, timeline).await?.timelines;
+        match tenant {
+            Some(tenant) if timelines.is_empty() => {
+                Err(Failure::TenantNotFound { url: store.url().to_owned(), tenant: tenant.clone() })
+            }
+            _ => Ok(timelines),
+        }
+    }
+
+    /// The one timeline of the store that `which` names.
+    pub(crate) async fn open_timeline(
+        &self,
+        argument: &RemoteArg,
+        which: &OneTimeline,
+    ) -> Result<(Store, sync_engine::TimelineView), Failure> {
+        let store = self.open(argument).await?;
+        let OneTimeline { tenant, timeline } = which;
+        let view = sync_engine::TimelineView::open_existing(&store, tenant, timeline, None).await?;
+        Ok((store, view))
+    }
+
+    /// How layers are packed.
+    pub(crate) fn pack_options(&self) -> Result<PackOptions, Failure> {
+        let mut options = PackOptions::default();
+        if let Some(target) = self.config.bundle_bytes_target {
+            if !BUNDLE_BYTES.contains(&target) {
+                let (min, max) = (BUNDLE_BYTES.start(), BUNDLE_BYTES.end());
+                return Err(Failure::Usage(format!("bundle_bytes_target is {target}: {min} to {max} work")));
+            }
+            options.bundle_bytes_target = target;
+        }
+        Ok(options)
+    }
+
+    /// Who writes: this process.
+    pub(crate) fn writer_options(&self) -> WriterOptions {
+        let writer = WriterInfo {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            program: concat!("layerpack ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        WriterOptions { writer, generation: None, clock: Arc::clone(&self.clock) }
+    }
+
+    /// Shows how far the work on a timeline has come, until the meter is dropped.
+    pub(crate) fn meter(
+        &self,
+        doing: &str,
+        (tenant, timeline): (&TenantId, &TimelineId),
+        progress: &Arc<Progress>,
+    ) -> Meter {
+        Meter::start(self.style, format!("{doing} {tenant}/{timeline}"), Arc::clone(progress))
+    }
+
+    /// What it has cost so far.
+    pub(crate) fn cost(&self) -> Cost {
+        let RequestCounts { put, get, list, head, delete, copy, multipart, bytes_sent, bytes_received } =
+            self.metrics.snapshot();
+        let requests = Requests { put, get, list, head, delete, copy, multipart };
+        Cost { requests, bytes_sent, bytes_received, seconds: self.elapsed().as_secs_f64() }
+    }
+
+    /// The same in a line for people.
+    pub(crate) fn cost_line(&self) -> String {
+        let counts = self.metrics.snapshot();
+        let (sent, received) = (human_bytes(counts.bytes_sent), human_bytes(counts.bytes_received));
+        let (requests, seconds) = (counts.requests(), self.elapsed().as_secs_f64());
+        format!("{requests} requests, {sent} sent, {received} received, {seconds:.2} s\n")
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.now().duration_since(self.started).unwrap_or_default()
+    }
+}
+
+/// Whether an error is about the one timeline, so that the others can go on.
+pub(crate) fn concerns_one_timeline(failure: &Failure) -> bool {
+    use crate::exit::Exit;
+    match failure.exit() {
+        Exit::Failed | Exit::Damaged | Exit::NotFound | Exit::Fenced => true,
+        Exit::Done | Exit::Usage | Exit::Unreachable | Exit::Interrupted | Exit::Terminated => {
+            // What a newer program wrote may be one timeline's.
+            matches!(failure, Failure::Engine(Error::Damaged { .. }))
+        }
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config, Failure> {
+    let failed = |source| Failure::Config { path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.into()))?;
+    toml::from_str(&text).map_err(|error| failed(error.into()))
+}

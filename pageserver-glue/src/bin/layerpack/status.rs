@@ -1,0 +1,251 @@
+//! `layerpack status`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use layer_archive::{LayerName, TenantId, TimelineId, UnixMillis};
+use pageserver_glue::{WorkDir, WorkDirError};
+use serde::Serialize;
+use sync_engine::{CatalogEntry, Store, TimelineListing, TimelineView};
+
+use crate::args::{Selection, Status};
+use crate::exit::{Exit, Failure};
+use crate::output::{Outcome, chain, human_bytes, names_line, printable};
+use crate::session::{Session, concerns_one_timeline};
+
+#[derive(Debug, Default, Serialize)]
+struct StatusJson {
+    store: String,
+    store_id: String,
+    store_version: u32,
+    timelines: Vec<TimelineJson>,
+    /// Timelines of the work directory that the store has nothing of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_in_store: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct TimelineJson {
+    tenant: String,
+    timeline: String,
+    seq: u64,
+    manifest_seq: Option<u64>,
+    layers: usize,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    objects: usize,
+    live_bytes: u64,
+    live_ratio: f64,
+    disk_consistent_lsn: Option<String>,
+    ancestor: Option<String>,
+    epoch: u64,
+    released: bool,
+    deleted: bool,
+    writer: WriterJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<LocalJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct WriterJson {
+    program: String,
+    pid: u32,
+    host: String,
+    time: String,
+}
+
+/// How a work directory differs from the store, by name.
+#[derive(Debug, Default, Serialize)]
+struct LocalJson {
+    layers: usize,
+    not_in_store: Vec<String>,
+    not_in_workdir: Vec<String>,
+}
+
+/// The layers of a work directory's timelines.
+type Local = BTreeMap<(TenantId, TimelineId), Vec<LayerName>>;
+
+pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome, Failure> {
+    let mut local = match &arguments.workdir {
+        Some(dir) => Some(read_local(dir, &arguments.selection)?),
+        None => None,
+    };
+    let store = session.open(&arguments.remote).await?;
+    let timelines = session.select(&store, &arguments.selection).await?;
+    let alone = timelines.len() == 1;
+    let mut json = StatusJson {
+        store: store.url().to_owned(),
+        store_id: store.marker().id.clone(),
+        store_version: store.marker().version,
+        ..StatusJson::default()
+    };
+    let mut failures = Vec::new();
+    for entry in timelines {
+        let id = (entry.tenant.clone(), entry.timeline.clone());
+        let layers = local.as_mut().map(|local| local.remove(&id).unwrap_or_default());
+        match read_timeline(&store, entry, layers).await {
+            Ok(timeline) => json.timelines.push(timeline),
+            Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
+            Err(failure) => {
+                json.timelines.push(TimelineJson {
+                    tenant: id.0.to_string(),
+                    timeline: id.1.to_string(),
+                    error: Some(chain(&failure)),
+                    ..TimelineJson::default()
+                });
+                failures.push((id, failure));
+            }
+        }
+    }
+    let name = |(tenant, timeline): &(TenantId, TimelineId)| format!("{tenant}/{timeline}");
+    json.not_in_store = local.map(|local| local.keys().map(name).collect());
+    let mut outcome = Outcome::new(&json, &session.cost());
+    outcome.text = text(&json);
+    for (id, failure) in failures {
+        outcome.problems.push(format!("cannot read {}: {}", name(&id), chain(&failure)));
+        outcome.exit = Exit::or_worse(outcome.exit, failure.exit());
+    }
+    Ok(outcome)
+}
+
+fn read_local(dir: &Path, selection: &Selection) -> Result<Local, WorkDirError> {
+    let workdir = WorkDir::open(dir)?;
+    let mut local = Local::new();
+    for tenant in workdir.tenants()?.ids {
+        if selection.tenant.as_ref().is_some_and(|wanted| *wanted != tenant) {
+            continue;
+        }
+        for timeline in workdir.timelines(&tenant)?.ids {
+            if selection.timeline.as_ref().is_some_and(|wanted| *wanted != timeline) {
+                continue;
+            }
+            let layers = workdir.scan(&tenant, &timeline)?.layers;
+            local.insert((tenant.clone(), timeline), layers.into_iter().map(|layer| layer.name).collect());
+        }
+    }
+    Ok(local)
+}
+
+async fn read_timeline(
+    store: &Store,
+    entry: CatalogEntry,
+    local: Option<Vec<LayerName>>,
+) -> Result<TimelineJson, Failure> {
+    let view = TimelineView::open(store, &entry.tenant, &entry.timeline, entry.listing).await?;
+    let listing = match view.listing.whole {
+        true => view.listing.clone(),
+        false => TimelineListing::read_whole(&**store.objects(), &view.keys).await?,
+    };
+    let state = &view.state;
+    let bundles = state.bundles();
+    let live_bytes: u64 = bundles.iter().map(|bundle| bundle.live_bytes).sum();
+    let bundle_bytes: u64 = bundles.iter().map(|bundle| bundle.stored_bytes).sum();
+    let objects = || {
+        let payloads = listing.payloads.values();
+        listing.records.values().chain(listing.manifests.values()).chain(payloads).chain(&listing.unknown)
+    };
+    let writer = state.writer();
+    Ok(TimelineJson {
+        tenant: state.tenant().to_string(),
+        timeline: state.timeline().to_string(),
+        seq: state.seq().0,
+        manifest_seq: view.manifest.map(|manifest| manifest.seq.0),
+        layers: state.layers().len(),
+        raw_bytes: state.layers().values().map(|layer| layer.raw.size).sum(),
+        stored_bytes: objects().map(|object| object.size).sum(),
+        objects: objects().count(),
+        live_bytes,
+        live_ratio: ratio(live_bytes, bundle_bytes),
+        disk_consistent_lsn: state.disk_consistent_lsn().map(|lsn| lsn.to_string()),
+        ancestor: state.ancestor().map(|ancestor| format!("{}@{}", ancestor.timeline, ancestor.lsn)),
+        epoch: state.epoch().0,
+        released: state.is_released(),
+        deleted: state.is_deleted(),
+        writer: WriterJson {
+            program: writer.program.clone(),
+            pid: writer.pid,
+            host: writer.host.clone(),
+            time: rfc3339(state.time()),
+        },
+        local: local.map(|local| compare(&view, &local)),
+        error: None,
+    })
+}
+
+fn compare(view: &TimelineView, local: &[LayerName]) -> LocalJson {
+    let stored = view.state.layers();
+    let names = |name: &LayerName| name.to_string();
+    let here: std::collections::BTreeSet<&LayerName> = local.iter().collect();
+    LocalJson {
+        layers: local.len(),
+        not_in_store: local.iter().filter(|name| !stored.contains_key(*name)).map(names).collect(),
+        not_in_workdir: stored.keys().filter(|name| !here.contains(name)).map(names).collect(),
+    }
+}
+
+/// The part of `all` that `some` is; 1 of nothing.
+fn ratio(some: u64, all: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+    if all == 0 { 1.0 } else { some as f64 / all as f64 }
+}
+
+/// A time for people; of a time that no calendar has, nothing.
+fn rfc3339(time: UnixMillis) -> String {
+    // The year 9999, beyond which the text form ends.
+    const LAST: u64 = 253_402_300_799_000;
+    let time = UNIX_EPOCH + Duration::from_millis(time.0.min(LAST));
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn text(json: &StatusJson) -> String {
+    let mut text = format!("store {} (version {}, id {})\n", json.store, json.store_version, json.store_id);
+    for timeline in json.timelines.iter().filter(|timeline| timeline.error.is_none()) {
+        write_timeline(&mut text, timeline);
+    }
+    if json.timelines.is_empty() {
+        text.push_str("no timelines\n");
+    }
+    for name in json.not_in_store.iter().flatten() {
+        let _ = writeln!(text, "\n{name}\n  only in the work directory");
+    }
+    text
+}
+
+fn write_timeline(text: &mut String, timeline: &TimelineJson) {
+    let TimelineJson { tenant, timeline: id, layers, raw_bytes, stored_bytes, objects, .. } = timeline;
+    let held = match (timeline.deleted, timeline.released) {
+        (true, _) => "deleted",
+        (_, true) => "released",
+        _ => "held by its writer",
+    };
+    let (raw, stored) = (human_bytes(*raw_bytes), human_bytes(*stored_bytes));
+    let live = timeline.live_ratio * 100.0;
+    let manifest = timeline.manifest_seq.map_or("none".into(), |seq| format!("of record {seq}"));
+    let lsn = timeline.disk_consistent_lsn.as_deref().unwrap_or("unknown");
+    let WriterJson { program, pid, host, time } = &timeline.writer;
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "\n{tenant}/{id}");
+    let _ = writeln!(text, "  layers    {layers}, {raw} raw");
+    let _ = writeln!(text, "  stored    {stored} in {objects} objects, {live:.0} % of the bundles live");
+    let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}", timeline.seq);
+    let _ = writeln!(text, "  durable   up to LSN {lsn}");
+    if let Some(ancestor) = &timeline.ancestor {
+        let _ = writeln!(text, "  ancestor  {ancestor}");
+    }
+    let _ = writeln!(text, "  writer    {} (pid {pid} on {}) at {time}", printable(program), printable(host));
+    if let Some(LocalJson { layers, not_in_store, not_in_workdir }) = &timeline.local {
+        let _ = writeln!(text, "  workdir   {layers} layers");
+        for (label, names) in
+            [("not in the store", not_in_store), ("not in the work directory", not_in_workdir)]
+        {
+            if !names.is_empty() {
+                let _ =
+                    writeln!(text, "            {} {label}: {}", names.len(), printable(&names_line(names)));
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `layerpack verify`.
+
+use std::fmt::Write;
+
+use layer_archive::LayerName;
+use serde::Serialize;
+use sync_engine::{
+    CatalogEntry, Error, Finding, Store, TimelineView, VerifyDepth, VerifyReport, verify_timeline,
+};
+
+use crate::args::Verify;
+use crate::exit::{Exit, Failure};
+use crate::output::{Outcome, chain, human_bytes, names_line};
+use crate::session::Session;
+
+#[derive(Debug, Default, Serialize)]
+struct VerifyJson {
+    deep: bool,
+    layers: usize,
+    bundles: usize,
+    manifests: usize,
+    checked_bytes: u64,
+    timelines: Vec<TimelineJson>,
+    findings: Vec<FindingJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct TimelineJson {
+    tenant: String,
+    timeline: String,
+    seq: Option<u64>,
+    layers: usize,
+    bundles: usize,
+    manifests: usize,
+    checked_bytes: u64,
+    findings: usize,
+    deleted: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct FindingJson {
+    tenant: String,
+    timeline: String,
+    object: String,
+    problem: String,
+    layers: Vec<String>,
+}
+
+pub(crate) async fn run(session: &Session, arguments: &Verify) -> Result<Outcome, Failure> {
+    let store = session.open(&arguments.remote).await?;
+    let depth = if arguments.deep { VerifyDepth::Deep } else { VerifyDepth::Listing };
+    let mut json = VerifyJson { deep: arguments.deep, ..VerifyJson::default() };
+    for entry in session.select(&store, &arguments.selection).await? {
+        json.add(&store, entry, depth).await?;
+    }
+    let mut outcome = Outcome::new(&json, &session.cost());
+    outcome.text = text(&json, session);
+    for FindingJson { object, problem, layers, .. } in &json.findings {
+        let cost = match layers.len() {
+            0 => String::new(),
+            1 => format!(" (costs layer {})", layers[0]),
+            number => format!(" (costs {number} layers: {})", names_line(layers)),
+        };
+        outcome.problems.push(format!("{object}: {problem}{cost}"));
+        outcome.exit = Exit::Damaged;
+    }
+    Ok(outcome)
+}
+
+impl VerifyJson {
+    async fn add(&mut self, store: &Store, entry: CatalogEntry, depth: VerifyDepth) -> Result<(), Failure> {
+        let CatalogEntry { tenant, timeline, listing } = entry;
+        let mut timeline_json = TimelineJson {
+            tenant: tenant.to_string(),
+            timeline: timeline.to_string(),
+            seq: None,
+            layers: 0,
+            bundles: 0,
+            manifests: 0,
+            checked_bytes: 0,
+            findings: 0,
+            deleted: false,
+        };
+        let verified = match TimelineView::open(store, &tenant, &timeline, listing).await {
+            Ok(view) => {
+                timeline_json.seq = Some(view.state.seq().0);
+                timeline_json.deleted = view.state.is_deleted();
+                verify_timeline(store, &view, depth).await
+            }
+            Err(error) => Err(error),
+        };
+        let report = verified.or_else(unreadable)?;
+        let VerifyReport { layers, bundles, manifests, checked_bytes, findings } = report;
+        self.layers += layers;
+        self.bundles += bundles;
+        self.manifests += manifests;
+        self.checked_bytes += checked_bytes;
+        let finding = |finding: &Finding| FindingJson {
+            tenant: tenant.to_string(),
+            timeline: timeline.to_string(),
+            object: finding.object.clone(),
+            problem: finding.problem.clone(),
+            layers: finding.layers.iter().map(LayerName::to_string).collect(),
+        };
+        self.findings.extend(findings.iter().map(finding));
+        let findings = findings.len();
+        self.timelines.push(TimelineJson {
+            layers,
+            bundles,
+            manifests,
+            checked_bytes,
+            findings,
+            ..timeline_json
+        });
+        Ok(())
+    }
+}
+
+/// A timeline that cannot be opened because it is damaged is a finding; other errors end the verification.
+fn unreadable(error: Error) -> Result<VerifyReport, Failure> {
+    let object = match &error {
+        Error::Damaged { object, .. } => object.clone(),
+        Error::Gap { key, .. } => key.clone(),
+        Error::Storage(error) => error.key().to_owned(),
+        _ => return Err(error.into()),
+    };
+    let failure = Failure::from(error);
+    if failure.exit() != Exit::Damaged {
+        return Err(failure);
+    }
+    let finding = Finding { object, problem: chain(&failure), layers: Vec::new() };
+    Ok(VerifyReport { findings: vec![finding], ..VerifyReport::default() })
+}
+
+fn text(json: &VerifyJson, session: &Session) -> String {
+    let mut text = String::new();
+    for timeline in &json.timelines {
+        let TimelineJson { tenant, timeline, layers, bundles, manifests, findings, deleted, .. } = timeline;
+        let verdict = match (findings, deleted) {
+            (0, true) => "deleted",
+            (0, false) => "fine",
+            _ => "DAMAGED",
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "{tenant}/{timeline}: {verdict}; {layers} layers in {bundles} bundles, {manifests} manifests"
+        );
+    }
+    let what = if json.deep { "every byte" } else { "manifests and listings" };
+    let _ = writeln!(text, "checked {what}: {} read", human_bytes(json.checked_bytes));
+    text.push_str(&session.cost_line());
+    text
+}
