@@ -5,8 +5,9 @@
 //! cargo run -p sync-engine --example inspect -- --store DIRECTORY KEY [--check] [--json] [--svg FILE]
 //! ```
 
-#![expect(clippy::print_stdout, reason = "it is a program, and this is what it is for")]
-
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,27 +58,33 @@ async fn run(arguments: Arguments) -> Result<Vec<Problem>, AnyError> {
     let subject = arguments.subject()?;
     let inspected = inspect(&subject).await?;
     let problems = if arguments.check { check(&subject, &inspected).await? } else { Vec::new() };
+    if let (Some(path), Inspected::Bundle(index)) = (&arguments.svg, &inspected) {
+        File::create(path)?.write_all(draw_bundle(index).as_bytes())?;
+    }
     let report = Report::from(&inspected);
     if arguments.json {
         let checked = arguments.check.then_some(&problems);
-        println!("{}", serde_json::json!({ "object": report, "problems": checked }));
-    } else {
-        print!("{report}");
-        if arguments.check {
-            println!("\nchecked: {} problems", problems.len());
-        }
-        for Problem { layer, offset, problem } in &problems {
-            println!(
-                "  {} {problem}",
-                layer.clone().or(offset.map(|at| format!("at {at}:"))).unwrap_or_default()
-            );
-        }
+        print(&format!("{}\n", serde_json::json!({ "object": report, "problems": checked })))?;
+        return Ok(problems);
     }
-    if let (Some(path), Inspected::Bundle(index)) = (&arguments.svg, &inspected) {
-        let mut file = std::fs::File::create(path)?;
-        std::io::Write::write_all(&mut file, draw_bundle(index).as_bytes())?;
+    let mut text = report.to_string();
+    if arguments.check {
+        writeln!(text, "\nchecked: {} problems", problems.len())?;
     }
+    for Problem { layer, offset, problem } in &problems {
+        let place = layer.clone().or(offset.map(|at| format!("at {at}"))).unwrap_or_default();
+        writeln!(text, "  {place}: {problem}")?;
+    }
+    print(&text)?;
     Ok(problems)
+}
+
+/// Prints, and does not mind that whoever reads has seen enough.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 #[tokio::main]
@@ -96,7 +103,7 @@ async fn main() -> ExitCode {
                 text.push_str(&format!(": {cause}"));
                 source = cause.source();
             }
-            println!("error: {text}");
+            let _ = writeln!(std::io::stderr(), "error: {text}");
             ExitCode::FAILURE
         }
     }
