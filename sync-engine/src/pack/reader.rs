@@ -229,3 +229,46 @@ impl Stamp {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use layer_archive::LayerName;
+
+    use super::*;
+    use crate::LocalLayer;
+
+    /// Reads a layer of ten bytes, lets `meddle` at the file, and ends the reading.
+    fn read_and(meddle: impl FnOnce(&std::path::Path)) -> Result<RawDigest> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("layer");
+        File::create_new(&path).unwrap().write_all(b"ten bytes.").unwrap();
+        let name = LayerName::new("layer").unwrap();
+        let layer =
+            LocalLayer { name, path: path.clone(), raw_size: 10, lsn_range: None, level: Level::IMAGE };
+        let input = PackInput { layer, digest: None };
+        let mut open = OpenLayer::new(&input)?;
+        let mut plain = Vec::new();
+        open.read(&mut plain, 10)?;
+        open.hasher.update(&plain);
+        meddle(&path);
+        open.finish()
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_while_it_is_read_is_refused() {
+        assert_eq!(read_and(|_| {}).unwrap(), RawDigest::of(b"ten bytes."));
+        let append = |path: &std::path::Path| {
+            File::options().append(true).open(path).unwrap().write_all(b"!").unwrap();
+        };
+        assert!(matches!(read_and(append), Err(Error::LayerChanged { .. })));
+        let rewrite = |path: &std::path::Path| {
+            let file = File::options().write(true).open(path).unwrap();
+            (&file).write_all(b"TEN").unwrap();
+            // Whatever the clock's step is, the file is not what it was.
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        };
+        assert!(matches!(read_and(rewrite), Err(Error::LayerChanged { .. })));
+    }
+}

@@ -1,11 +1,14 @@
 //! Damage: what verify says of it, and that it costs no more than it must.
 
 use crate::support::{
-    TestStore, WorkDir, backup, backup_with, contents, files, name, open, options, restore,
+    TestStore, WorkDir, backup, backup_with, contents, files, name, open, options, pack, restore,
+    writer_options,
 };
-use layer_archive::BundleId;
+use layer_archive::{BundleId, RawDigest};
 use storage_api::{Body, GetRange, Key, KeyPrefix, ObjectStoreExt, PutMode};
-use sync_engine::{Error, MetadataOutcome, Mirror, Store, VerifyDepth, inspect, verify_timeline};
+use sync_engine::{
+    Draft, Error, MetadataOutcome, Mirror, Store, TimelineWriter, VerifyDepth, inspect, verify_timeline,
+};
 use tempfile::TempDir;
 
 async fn get(store: &Store, key: &Key) -> Vec<u8> {
@@ -176,4 +179,29 @@ async fn the_inspector_reads_files_and_objects_alike_and_its_check_finds_damage(
         }
     }
     assert!(kinds.0 >= 5 && kinds.1 == 1, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn contents_that_belong_to_another_digest_are_refused_although_every_stored_byte_is_right() {
+    let store = TestStore::memory().create().await;
+    let mut writer = TimelineWriter::claim(&store, open(&store).await, writer_options("liar")).await.unwrap();
+    let (small, large) = (b"true".to_vec(), contents(1, 300_000));
+    let mut wrong_large = RawDigest::of(&large);
+    wrong_large.blake3 = RawDigest::of(b"other").blake3;
+    let layers = [
+        ("honest".to_owned(), RawDigest::of(b"true"), small.clone()),
+        ("small".to_owned(), RawDigest::of(b"lies"), small),
+        ("zlarge".to_owned(), wrong_large, large),
+    ];
+    writer.append(Draft::default(), pack(layers.into_iter())).await.unwrap();
+    let dir = TempDir::new().unwrap();
+    let report = restore(&store, dir.path()).await.unwrap();
+    let mut failed: Vec<_> = report.failed.iter().map(|failed| failed.name.as_str()).collect();
+    failed.sort_unstable();
+    assert_eq!(failed, ["small", "zlarge"]);
+    assert_eq!(files(dir.path()).into_keys().collect::<Vec<_>>(), ["honest"]);
+    let report = verify_timeline(&store, &open(&store).await, VerifyDepth::Deep).await.unwrap();
+    let mut found: Vec<_> = report.findings.iter().flat_map(|finding| finding.layers.clone()).collect();
+    found.sort();
+    assert_eq!(found, [name("small"), name("zlarge")]);
 }

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::faulty::{FaultyStore, PutFault};
-use crate::support::{TestStore, WorkDir, backup, files, name, noon, open, tenant, timeline, writer_options};
-use layer_archive::{BundleWriter, Generation, LayerName, RemovalReason, Removed, Seq, TimelineMetadata};
+use crate::support::{
+    TestStore, WorkDir, assert_restores, backup, name, noon, open, repacked, tenant, timeline, writer_options,
+};
+use layer_archive::{
+    BundleId, BundleWriter, Generation, LayerName, RemovalReason, Removed, Seq, TimelineMetadata,
+};
 use storage_api::{Body, Key, ManualClock, MemoryStore, PutMode};
 use sync_engine::{Draft, Error, Mirror, Store, TimelineListing, TimelineView, TimelineWriter};
 
@@ -300,11 +304,12 @@ async fn moves_apply_only_where_the_layer_still_is_and_removals_win_over_late_mo
     let work = WorkDir::new();
     work.put("a", b"a");
     work.put("b", b"b");
+    work.put("c", b"c");
     let store = test.create().await;
     backup(&store, &work, Mirror::Off).await.unwrap();
     let mut writer = claim(&store, open(&store).await, "repacker").await.unwrap();
     let before = writer.view().state.layers().clone();
-    // Another bundle with both layers, made the way a repack makes one.
+    // Another bundle with all layers, made the way a repack makes one.
     let (payload, layers) = writer.put_payload(repacked(&work)).await.unwrap();
     let moved = |layer: &LayerName| layer_archive::Moved {
         name: layer.clone(),
@@ -312,32 +317,29 @@ async fn moves_apply_only_where_the_layer_still_is_and_removals_win_over_late_mo
         to: layers.iter().find(|entry| entry.name == *layer).unwrap().place,
         stored_bytes: 1,
     };
-    // `a` is removed first; its move comes too late.
-    let removed = vec![Removed { name: name("a"), reason: RemovalReason::Compacted }];
-    writer.append(Draft { removed, ..Draft::default() }, BundleWriter::new()).await.unwrap();
-    let moves = vec![moved(&name("a")), moved(&name("b"))];
+    // `a` is removed first and `b` is frozen anew under its old name: both moves come too late. `c` stays and moves.
+    let removed =
+        ["a", "b"].map(|gone| Removed { name: name(gone), reason: RemovalReason::Compacted }).to_vec();
+    let anew = WorkDir::new();
+    anew.put("b", b"B");
+    writer.append(Draft { removed, ..Draft::default() }, repacked(&anew)).await.unwrap();
+    let moves = ["a", "b", "c"].map(|layer| moved(&name(layer))).to_vec();
     let draft = Draft { payloads: vec![payload], moved: moves, ..Draft::default() };
     writer.append(draft, BundleWriter::new()).await.unwrap();
     let state = open(&store).await.state;
-    assert_eq!(state.layers().keys().map(LayerName::as_str).collect::<Vec<_>>(), ["b"]);
-    assert_eq!(state.layers()[&name("b")].place.bundle, layer_archive::BundleId::Payload(payload.id));
-    assert_eq!(state.bundles().len(), 1, "the record's own bundle is dead");
+    let places: Vec<_> =
+        state.layers().values().map(|layer| (layer.name.as_str(), layer.place.bundle)).collect();
+    assert_eq!(places, [("b", BundleId::Record(Seq(4))), ("c", BundleId::Payload(payload.id))]);
+    assert_eq!(state.bundles().len(), 2, "the first record's own bundle is dead");
+    assert_restores(&store, &[("b".into(), b"B".to_vec()), ("c".into(), b"c".to_vec())].into()).await;
 }
 
-fn repacked(work: &WorkDir) -> BundleWriter {
-    use layer_archive::{FrameCompressor, Level, PackedLayer, RawDigest, member_header, padding_len};
-    let mut bundle = BundleWriter::new();
-    let mut plain = Vec::new();
-    let mut layers = Vec::new();
-    for (file, bytes) in files(work.path()) {
-        plain.extend(member_header(&name(&file), bytes.len() as u64).unwrap());
-        plain.extend(&bytes);
-        plain.resize(plain.len() + padding_len(bytes.len() as u64), 0);
-        layers.push(PackedLayer { name: name(&file), lsn_range: None, raw: RawDigest::of(&bytes) });
-    }
-    bundle.push_frame(&FrameCompressor::new().unwrap().compress(&plain, Level::REPACK).unwrap()).unwrap();
-    for layer in layers {
-        bundle.push_layer(layer).unwrap();
-    }
-    bundle
+#[tokio::test]
+async fn a_store_that_creates_twice_is_refused_before_it_has_a_marker() {
+    let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
+    faulty.ignore_create();
+    let test = TestStore::over(faulty);
+    let refused = Store::open_or_create(test.objects(), "test").await.unwrap_err();
+    assert!(matches!(refused, Error::StoreCannotFence { .. }), "{refused}");
+    assert!(matches!(Store::open(test.objects(), "test").await, Err(Error::NoStore { .. })));
 }

@@ -28,11 +28,12 @@ pub(crate) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     faults: Mutex<VecDeque<PutFault>>,
     gone: Mutex<bool>,
+    ignores_create: Mutex<bool>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, faults: Mutex::default(), gone: Mutex::new(false) }
+        Self { inner, faults: Mutex::default(), gone: Mutex::default(), ignores_create: Mutex::default() }
     }
 
     pub(crate) fn script(&self, faults: impl IntoIterator<Item = PutFault>) {
@@ -41,6 +42,11 @@ impl FaultyStore {
 
     pub(crate) fn come_back(&self) {
         *self.gone.lock().unwrap() = false;
+    }
+
+    /// From now on an object that exists is replaced even by a create-only put, as some stores do.
+    pub(crate) fn ignore_create(&self) {
+        *self.ignores_create.lock().unwrap() = true;
     }
 
     fn lost(operation: Operation, key: &Key) -> StorageError {
@@ -55,6 +61,7 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn put(&self, key: &Key, body: Body, mode: PutMode) -> Result<PutReceipt> {
+        let mode = if *self.ignores_create.lock().unwrap() { PutMode::Overwrite } else { mode };
         let scripted = key.as_str().contains("/log/").then(|| self.faults.lock().unwrap().pop_front());
         let operation = Operation::PutCreate;
         match scripted.flatten().unwrap_or(PutFault::None) {

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use layer_archive::{LayerName, Level, Lsn, LsnRange, TenantId, TimelineId, TimelineMetadata, WriterInfo};
+use layer_archive::{
+    BundleWriter, FrameCompressor, LayerName, Level, Lsn, LsnRange, PackedLayer, RawDigest, TenantId,
+    TimelineId, TimelineMetadata, WriterInfo, member_header, padding_len,
+};
 use storage_api::{ManualClock, MemoryStore, Metered, ObjectStore, RequestCounts};
 use sync_engine::{
     BackupOptions, BackupReport, DurableDir, Error, LocalLayer, LocalTimeline, Mirror, PackOptions, Progress,
@@ -182,4 +185,27 @@ pub(crate) async fn assert_restores(store: &Store, expected: &BTreeMap<String, V
     for (file, bytes) in expected {
         assert!(restored[file] == *bytes, "{file} differs");
     }
+}
+
+/// A bundle of all files of a directory, in one frame.
+pub(crate) fn repacked(work: &WorkDir) -> BundleWriter {
+    pack(files(work.path()).into_iter().map(|(file, bytes)| (file, RawDigest::of(&bytes), bytes)))
+}
+
+/// A bundle of these layers, in one frame, with the digests that it is to claim for them.
+pub(crate) fn pack(files: impl Iterator<Item = (String, RawDigest, Vec<u8>)>) -> BundleWriter {
+    let mut bundle = BundleWriter::new();
+    let mut plain = Vec::new();
+    let mut layers = Vec::new();
+    for (file, raw, bytes) in files {
+        plain.extend(member_header(&name(&file), bytes.len() as u64).unwrap());
+        plain.extend(&bytes);
+        plain.resize(plain.len() + padding_len(bytes.len() as u64), 0);
+        layers.push(PackedLayer { name: name(&file), lsn_range: None, raw });
+    }
+    bundle.push_frame(&FrameCompressor::new().unwrap().compress(&plain, Level::REPACK).unwrap()).unwrap();
+    for layer in layers {
+        bundle.push_layer(layer).unwrap();
+    }
+    bundle
 }
