@@ -203,14 +203,11 @@ impl<'a> OpenLayer<'a> {
     }
 
     /// The digest of what was read, if the file is still what it was.
-    fn finish(mut self) -> Result<RawDigest> {
+    fn finish(self) -> Result<RawDigest> {
         let path = &self.input.layer.path;
-        let unchanged = |file: &mut File| -> io::Result<bool> {
-            Ok(file.read(&mut [0])? == 0 && Stamp::of(file)? == self.stamp)
-        };
         let raw = self.hasher.finish();
-        let same = unchanged(&mut self.file).map_err(|error| Error::local("read", path, error))?;
-        if same && self.input.digest.is_none_or(|digest| digest == raw) {
+        let stamp = Stamp::of(&self.file).map_err(|error| Error::local("look up", path, error))?;
+        if stamp == self.stamp && self.input.digest.is_none_or(|digest| digest == raw) {
             Ok(raw)
         } else {
             Err(Error::LayerChanged { path: path.clone() })
@@ -240,14 +237,14 @@ mod tests {
     use crate::LocalLayer;
 
     /// Reads a layer of ten bytes, lets `meddle` at the file, and ends the reading.
-    fn read_and(meddle: impl FnOnce(&std::path::Path)) -> Result<RawDigest> {
+    fn read_and(digest: Option<RawDigest>, meddle: impl FnOnce(&std::path::Path)) -> Result<RawDigest> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("layer");
         File::create_new(&path).unwrap().write_all(b"ten bytes.").unwrap();
         let name = LayerName::new("layer").unwrap();
         let layer =
             LocalLayer { name, path: path.clone(), raw_size: 10, lsn_range: None, level: Level::IMAGE };
-        let input = PackInput { layer, digest: None };
+        let input = PackInput { layer, digest };
         let mut open = OpenLayer::new(&input)?;
         let mut plain = Vec::new();
         open.read(&mut plain, 10)?;
@@ -258,17 +255,19 @@ mod tests {
 
     #[test]
     fn a_file_that_is_written_to_while_it_is_read_is_refused() {
-        assert_eq!(read_and(|_| {}).unwrap(), RawDigest::of(b"ten bytes."));
+        assert_eq!(read_and(None, |_| {}).unwrap(), RawDigest::of(b"ten bytes."));
+        let hashed_before = Some(RawDigest::of(b"TEN BYTES."));
+        assert!(matches!(read_and(hashed_before, |_| {}), Err(Error::LayerChanged { .. })));
         let append = |path: &std::path::Path| {
             File::options().append(true).open(path).unwrap().write_all(b"!").unwrap();
         };
-        assert!(matches!(read_and(append), Err(Error::LayerChanged { .. })));
+        assert!(matches!(read_and(None, append), Err(Error::LayerChanged { .. })));
         let rewrite = |path: &std::path::Path| {
             let file = File::options().write(true).open(path).unwrap();
             (&file).write_all(b"TEN").unwrap();
             // Whatever the clock's step is, the file is not what it was.
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
         };
-        assert!(matches!(read_and(rewrite), Err(Error::LayerChanged { .. })));
+        assert!(matches!(read_and(None, rewrite), Err(Error::LayerChanged { .. })));
     }
 }
