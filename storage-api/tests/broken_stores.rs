@@ -10,9 +10,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use storage_api::conformance::{Subject, failures};
 use storage_api::{
-    Body, Capabilities, Crc32c, DeleteOutcome, ErrorKind, GetRange, GetResponse, Key, KeyPrefix, ListPage,
-    ListRequest, MemoryStore, ObjectInfo, ObjectStore, Operation, PartId, PendingUpload, PutMode, PutReceipt,
-    Result, StorageError, UploadId,
+    Body, Capabilities, Clock, Crc32c, DeleteOutcome, ErrorKind, GetRange, GetResponse, Key, KeyPrefix,
+    ListPage, ListRequest, MemoryStore, ObjectInfo, ObjectStore, Operation, PartId, PendingUpload, PutMode,
+    PutReceipt, Result, StorageError, SystemClock, UploadId,
 };
 
 /// Long enough for others to come between.
@@ -90,7 +90,7 @@ impl ObjectStore for Broken {
                 if self.inner.head(key).await.is_ok() {
                     return Err(error(ErrorKind::AlreadyExists, Operation::PutCreate, key));
                 }
-                tokio::time::sleep(BETWEEN_STEPS).await;
+                SystemClock.sleep(BETWEEN_STEPS).await;
                 self.inner.put(key, body, PutMode::Overwrite).await
             }
             (Defect::LostCreateIsNotFound, PutMode::Create) => {
@@ -100,7 +100,7 @@ impl ObjectStore for Broken {
             (Defect::OverwriteIsInTwoSteps, PutMode::Overwrite) => {
                 let half = body.bytes().slice(..body.bytes().len() / 2);
                 self.inner.put(key, Body::new(half), mode).await?;
-                tokio::time::sleep(BETWEEN_STEPS).await;
+                SystemClock.sleep(BETWEEN_STEPS).await;
                 self.inner.put(key, body, mode).await
             }
             _ => self.inner.put(key, body, mode).await,

@@ -297,7 +297,7 @@ impl TimelineWriter {
         let mut unknown: Option<StorageError> = None;
         for attempt in 0..CREATE_ATTEMPTS_MAX {
             if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+                self.options.clock.sleep(Duration::from_millis(100 << attempt)).await;
             }
             let refused = match objects.put(&key, body.clone(), PutMode::Create).await {
                 Ok(_) => return Ok((finished.index, Created::Ours)),

@@ -6,7 +6,7 @@ mod skipped;
 mod steps;
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -44,7 +44,7 @@ fn run_steps(steps: &[Step], repository: &Repository, print: &dyn Fn(&str)) -> R
     let mut result = Ok(());
     for step in steps {
         print(&format!("==> {}", step.name));
-        let started = Instant::now();
+        let started = crate::timer();
         result = (step.run)(repository).with_context(|| format!("the step `{}` failed", step.name));
         let time = started.elapsed();
         ran.push(Ran { time, passed: result.is_ok() });

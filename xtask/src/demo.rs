@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -81,7 +81,7 @@ async fn packed(workdir: &Path, store: &Path, timeline_dir: &Path) -> Result<(Me
 
 async fn backup(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Duration)> {
     let clock = Arc::new(SystemClock);
-    let timer = Instant::now();
+    let timer = crate::timer();
     let metered = Arc::new(Metered::new(url.connect(Absent::Create)?));
     let (store, _) =
         Store::open_or_create(Arc::<Metered<dyn ObjectStore>>::clone(&metered), url.as_str()).await?;
@@ -108,7 +108,7 @@ async fn backup(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Durat
 }
 
 async fn restore(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Duration)> {
-    let timer = Instant::now();
+    let timer = crate::timer();
     let metered = Arc::new(Metered::new(url.connect(Absent::Refuse)?));
     let store = Store::open(Arc::<Metered<dyn ObjectStore>>::clone(&metered), url.as_str()).await?;
     let workdir = WorkDir::open(workdir)?;
@@ -125,7 +125,7 @@ async fn one_object_per_layer(timeline_dir: &Path, root: &Path) -> Result<Measur
     let url: RemoteUrl = format!("file://{}", root.display()).parse()?;
     let metered = Arc::new(Metered::new(url.connect(Absent::Create)?));
     let files = files(timeline_dir)?;
-    let timer = Instant::now();
+    let timer = crate::timer();
     let puts = files.iter().map(|(name, path)| {
         let metered = Arc::clone(&metered);
         async move {
@@ -139,7 +139,7 @@ async fn one_object_per_layer(timeline_dir: &Path, root: &Path) -> Result<Measur
     let backup = (counts, timer.elapsed());
 
     let (objects, stored_bytes) = stored(&*url.connect(Absent::Refuse)?).await?;
-    let timer = Instant::now();
+    let timer = crate::timer();
     let target = sync_engine::DurableDir::create(root.join("restored"))?;
     let gets = files.keys().map(|name| {
         let (metered, target) = (Arc::clone(&metered), target.clone());

@@ -16,7 +16,6 @@ mod tests;
 mod timeline;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -89,7 +88,7 @@ pub struct ImageSummary {
 /// When `dir` is neither absent nor an empty directory, when PostgreSQL is asked for and not found or fails, when a
 /// layer name is not a single path component, and on any I/O error; each error names the file or program.
 pub fn create(options: &ImageOptions, dir: &Path) -> Result<ImageSummary> {
-    let started = Instant::now();
+    let started = crate::timer();
     require_absent_or_empty(dir)?;
     let mut writer = TimelineWriter::create(dir, options.seed, options.progress)?;
     let made = match &options.source {

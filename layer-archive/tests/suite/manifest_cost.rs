@@ -131,6 +131,7 @@ fn manifest(
 }
 
 /// Bytes of the encoded manifest; its times go to the output.
+#[expect(clippy::disallowed_methods, reason = "the times are only shown")]
 fn cost(what: &str, manifest: &Manifest) -> usize {
     let started = Instant::now();
     let object = manifest.encode().unwrap();

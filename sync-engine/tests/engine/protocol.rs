@@ -71,7 +71,7 @@ async fn a_claim_passes_over_records_of_the_old_term_and_then_fences_it() {
     assert_eq!(metadata(&open(&store).await), "yes");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_lost_answer_is_found_to_be_ours_and_a_lost_request_is_sent_again() {
     for fault in [PutFault::AnswerLost, PutFault::RequestLost] {
         let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
@@ -85,7 +85,7 @@ async fn a_lost_answer_is_found_to_be_ours_and_a_lost_request_is_sent_again() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_outcome_that_cannot_be_found_out_is_neither_success_nor_fenced() {
     let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
     let store = TestStore::over(faulty.clone()).create().await;
