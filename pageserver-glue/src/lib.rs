@@ -23,6 +23,6 @@ pub use timeline::{
     TimelineBackup, TimelineError, TimelineRestore, backup_timeline, local_timeline, restore_timeline,
 };
 pub use workdir::{
-    DirEntries, Listing, LocalLayer, METADATA_FILE, METADATA_FILE_BYTES_MAX, MetadataFile, SkipReason, Skipped,
-    TimelineScan, WorkDir, WorkDirError,
+    DirEntries, Listing, LocalLayer, METADATA_FILE, METADATA_FILE_BYTES_MAX, MetadataFile, SkipReason,
+    Skipped, TimelineScan, WorkDir, WorkDirError,
 };

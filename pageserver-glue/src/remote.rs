@@ -45,7 +45,9 @@ pub struct InvalidRemoteUrl {
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// The URL is fine, and its backend is not compiled in.
-    #[error("{url} cannot be used: the {backend} backend is not built into this program yet, use file:///dir")]
+    #[error(
+        "{url} cannot be used: the {backend} backend is not built into this program yet, use file:///dir"
+    )]
     NotBuiltIn {
         /// The remote.
         url: String,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use layer_archive::{Ancestor, LayerName, Level, TenantId, TimelineId, TimelineMetadata};
 use sync_engine::{
-    BackupOptions, BackupReport, LocalTimeline, Mirror, Progress, RestoreReport, Store,
-    TimelineListing, TimelineView, execute_backup, execute_restore, hash_existing, plan_backup, plan_restore,
+    BackupOptions, BackupReport, LocalTimeline, Mirror, Progress, RestoreReport, Store, TimelineListing,
+    TimelineView, execute_backup, execute_restore, hash_existing, plan_backup, plan_restore,
 };
 
 use crate::{DirEntries, LayerKind, Skipped, TimelineScan, WorkDir, WorkDirError};
@@ -90,8 +90,12 @@ pub async fn backup_timeline(
     let mut scan = workdir.scan(tenant, timeline)?;
     let warnings = scan.warnings().collect();
     let skipped = std::mem::take(&mut scan.skipped);
-    let plan = plan_backup(&view.state, local_timeline(scan), mirror, &options.progress).await?;
-    let report = execute_backup(store, view, plan, options).await?;
+    let mut plan = plan_backup(&view.state, local_timeline(scan), mirror, &options.progress).await?;
+    // Metadata that will be held back is no reason to write anything.
+    let incomplete = !plan.conflicts.is_empty() || !plan.failed.is_empty();
+    let held_back = if incomplete { plan.metadata.take() } else { None };
+    let mut report = execute_backup(store, view, plan, options).await?;
+    report.metadata_held_back |= held_back.is_some();
     Ok(TimelineBackup { report, skipped, warnings })
 }
 

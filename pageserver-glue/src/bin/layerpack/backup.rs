@@ -12,7 +12,7 @@ use sync_engine::{BackupOptions, BackupReport, Catalog, Created, Mirror, Progres
 use crate::args::{Backup, Selection};
 use crate::exit::{Exit, Failure};
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
-use crate::output::{Outcome, chain, human_bytes, names_line};
+use crate::output::{Outcome, counted, explain, explain_failure, human_bytes, names_line, printable};
 use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
@@ -75,7 +75,7 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
     for id in work.timelines {
         let (tenant, timeline) = (&id.0, &id.1);
         let progress = Arc::new(Progress::default());
-        let meter = session.meter("backing up", (tenant, timeline), &progress);
+        let meter = session.meter("backing up", timeline, &progress);
         let options = BackupOptions { writer: session.writer_options(), pack, progress };
         let listing = listings.take(&id);
         let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, mirror, options).await;
@@ -176,7 +176,9 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         match backup {
             Ok(backup) => outcome.add_backup(backup),
             Err(failure) => {
-                outcome.problems.push(format!("{tenant}/{timeline} was not backed up: {}", chain(failure)));
+                outcome
+                    .problems
+                    .push(format!("{tenant}/{timeline} was not backed up: {}", explain_failure(failure)));
                 outcome.exit = outcome.exit.or_worse(failure.exit());
             }
         }
@@ -228,9 +230,9 @@ impl TimelineJson {
                 json.seq = Some(report.seq.0);
                 json.counts.add(report);
                 json.metadata_held_back = report.metadata_held_back;
-                json.manifest_error = report.manifest_error.as_deref().map(|error| chain(error));
+                json.manifest_error = report.manifest_error.as_deref().map(explain);
             }
-            Err(failure) => json.error = Some(chain(failure)),
+            Err(failure) => json.error = Some(explain_failure(failure)),
         }
         json
     }
@@ -241,7 +243,7 @@ impl Outcome {
         let TimelineBackup { report, skipped: _, warnings } = backup;
         if let Some(error) = &report.manifest_error {
             self.warnings
-                .push(format!("no manifest was written, the next backup tries again: {}", chain(&**error)));
+                .push(format!("no manifest was written, the next backup tries again: {}", explain(error)));
         }
         if report.metadata_held_back {
             self.warnings
@@ -264,10 +266,12 @@ fn text(json: &BackupJson, session: &Session) -> String {
     for timeline in json.timelines.iter().filter(|timeline| timeline.error.is_none()) {
         let TimelineJson { tenant, timeline, seq, counts, .. } = timeline;
         let Counts { layers, raw_bytes, stored_bytes, bundles, unchanged, removed } = counts;
-        let _ = write!(text, "{tenant}/{timeline}: {layers} layers, {} raw", human_bytes(*raw_bytes));
+        let (layers, raw) = (counted(*layers, "layer"), human_bytes(*raw_bytes));
+        // Writing to a String does not fail.
+        let _ = write!(text, "{tenant}/{timeline}: {layers}, {raw} raw");
         if *stored_bytes > 0 {
-            let bundle = if *bundles == 1 { "bundle" } else { "bundles" };
-            let _ = write!(text, ", {} stored in {bundles} {bundle}", human_bytes(*stored_bytes));
+            let (stored, bundles) = (human_bytes(*stored_bytes), counted(*bundles, "bundle"));
+            let _ = write!(text, ", {stored} stored in {bundles}");
         }
         let seq = seq.unwrap_or_default();
         let _ = writeln!(text, "; {unchanged} unchanged, {removed} removed; record {seq}");
@@ -275,7 +279,7 @@ fn text(json: &BackupJson, session: &Session) -> String {
     if !json.skipped.is_empty() {
         let lines: Vec<String> =
             json.skipped.iter().map(|skipped| format!("{} ({})", skipped.path, skipped.reason)).collect();
-        let _ = writeln!(text, "skipped {}: {}", lines.len(), crate::output::printable(&names_line(&lines)));
+        let _ = writeln!(text, "skipped {}: {}", lines.len(), printable(&names_line(&lines)));
     }
     text.push_str(&session.cost_line());
     text

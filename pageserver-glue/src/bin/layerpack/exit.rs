@@ -96,6 +96,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What to do about it, where its own words do not say it.
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Engine(error) | Self::Timeline(TimelineError::Engine(error)) => advice(error),
+            _ => None,
+        }
+    }
+
     /// The code this ends the process with.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -108,6 +116,27 @@ impl Failure {
             Self::Interrupted => Exit::Interrupted,
             Self::Terminated => Exit::Terminated,
         }
+    }
+}
+
+/// What to do about an error of the engine whose own words do not say it.
+pub(crate) fn advice(error: &EngineError) -> Option<&'static str> {
+    match error {
+        EngineError::Storage(error) => match error.kind() {
+            ErrorKind::NotFound => Some("the store has lost this object, restore it from another copy"),
+            ErrorKind::StoreMissing => Some("check the URL"),
+            ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => Some("check who may use the store"),
+            ErrorKind::StorageFull => Some("make room in the store and run it again"),
+            ErrorKind::Throttled
+            | ErrorKind::Connection
+            | ErrorKind::Timeout
+            | ErrorKind::Interrupted
+            | ErrorKind::Unexpected => Some("check the store and run it again"),
+            _ => None,
+        },
+        EngineError::Local { .. } => Some("check the path and the room on its disk, then run it again"),
+        EngineError::LayerChanged { .. } => Some("run the backup again"),
+        _ => None,
     }
 }
 

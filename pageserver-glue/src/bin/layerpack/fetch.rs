@@ -11,7 +11,7 @@ use sync_engine::{Conflict, Error, FailedLayer, Progress, TimelineState, WriteOu
 use crate::args::Fetch;
 use crate::exit::{Exit, Failure, exit_of};
 use crate::layers::{ConflictJson, FailedJson, conflict_json, failed_json};
-use crate::output::{Outcome, human_bytes};
+use crate::output::{Outcome, counted, human_bytes};
 use crate::session::Session;
 
 #[derive(Debug, Default, Serialize)]
@@ -45,7 +45,7 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
     let workdir = WorkDir::create(workdir)?;
     let dir = workdir.create_timeline_dir(tenant, timeline)?;
     let progress = Arc::new(Progress::default());
-    let meter = session.meter("fetching into", (tenant, timeline), &progress);
+    let meter = session.meter("fetching into", timeline, &progress);
     let mut fetched = Fetched::default();
     for entry in entries {
         match fetch_layer(&store, &view.keys, entry, &dir, &progress).await {
@@ -70,8 +70,8 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
     };
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = format!(
-        "{tenant}/{timeline}: {} layers fetched, {}; {} were there already\n{}",
-        fetched.layers,
+        "{tenant}/{timeline}: {} fetched, {}; {} there already\n{}",
+        counted(fetched.layers, "layer"),
         human_bytes(fetched.raw_bytes),
         fetched.present,
         session.cost_line()

@@ -43,12 +43,12 @@ pub(crate) async fn run(session: &Session, arguments: &Inspect) -> Result<Outcom
     Ok(outcome)
 }
 
-/// A file, or an object by its URL: what follows the store's own URL is the key, which begins with `tenants/`.
+/// A file, or an object by its URL: the key is what begins with the last `tenants/`.
 fn find_subject(session: &Session, text: &str) -> Result<Subject, Failure> {
     if !text.contains("://") {
         return Ok(Subject::File(text.into()));
     }
-    let Some((remote, key)) = text.find("/tenants/").map(|at| (&text[..at], &text[at + 1..])) else {
+    let Some((remote, key)) = text.rfind("/tenants/").map(|at| (&text[..at], &text[at + 1..])) else {
         return Err(Failure::Usage(format!(
             "{text:?} is not the URL of an object: the store's URL and a key as in /tenants/T/timelines/L/log/N"
         )));

@@ -4,9 +4,8 @@ use layer_archive::{RawDigest, TenantId, TimelineId};
 use serde::Serialize;
 use sync_engine::{Conflict, FailedLayer};
 
-use crate::exit::Exit;
-use crate::exit::exit_of;
-use crate::output::{Outcome, chain, failed_lines, human_bytes};
+use crate::exit::{Exit, exit_of};
+use crate::output::{Outcome, explain, failed_lines, human_bytes};
 
 /// A layer that differs between the disk and the store.
 #[derive(Debug, Serialize)]
@@ -71,7 +70,7 @@ pub(crate) fn failed_json((tenant, timeline): (&TenantId, &TimelineId), failed: 
         tenant: tenant.to_string(),
         timeline: timeline.to_string(),
         name: failed.name.to_string(),
-        error: chain(&*failed.error),
+        error: explain(&failed.error),
     }
 }
 

@@ -82,11 +82,14 @@ fn style_of(arguments: &Arguments) -> Style {
 
 /// Says what is wrong with the command line, or prints the help that was asked for.
 fn refuse(error: &clap::Error) -> Exit {
-    let wants_json = std::env::args_os().any(|argument| argument == "--json");
-    if error.use_stderr() && wants_json {
+    let mut words = std::env::args_os().skip(1);
+    if error.use_stderr() && words.any(|word| word == "--json") {
         let message = error.to_string();
-        let message = message.trim_start_matches("error: ").lines().next().unwrap_or_default();
-        return Style::new(Format::Json, Quiet::Yes).fail(Exit::Usage, message);
+        let lines = message.trim_start_matches("error: ").lines().map(str::trim);
+        let message: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+        let cat = std::env::args_os().nth(1).is_some_and(|command| command == "cat");
+        let format = if cat { Format::JsonOnStderr } else { Format::Json };
+        return Style::new(format, Quiet::Yes).fail(Exit::Usage, &message.join(" "));
     }
     // Where nobody reads it there is nobody to tell.
     let _ = error.print();

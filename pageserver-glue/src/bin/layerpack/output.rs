@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sync_engine::FailedLayer;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, advice};
 
 #[cfg(test)]
 mod tests;
@@ -97,7 +97,7 @@ impl Style {
                 };
                 printed.map_or_else(|error| unprinted(&error, exit), |()| exit)
             }
-            Err(failure) => self.fail(failure.exit(), &chain(&failure)),
+            Err(failure) => self.fail(failure.exit(), &explain_failure(&failure)),
         }
     }
 
@@ -156,7 +156,7 @@ fn print_errors(label: &str, lines: &[String]) -> io::Result<()> {
 }
 
 /// An error and its causes, in one line.
-pub(crate) fn chain(error: &dyn StdError) -> String {
+fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -168,6 +168,23 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Why a command failed and what to do about it, in one line.
+pub(crate) fn explain_failure(failure: &Failure) -> String {
+    with_advice(chain(failure), failure.advice())
+}
+
+/// Why the engine failed and what to do about it, in one line.
+pub(crate) fn explain(error: &sync_engine::Error) -> String {
+    with_advice(chain(error), advice(error))
+}
+
+fn with_advice(text: String, advice: Option<&str>) -> String {
+    match advice {
+        Some(advice) => format!("{text}: {advice}"),
+        None => text,
+    }
 }
 
 /// Text from a store or a disk, without characters that do something to a terminal.
@@ -200,6 +217,11 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
+/// A number of things: `1 layer`, `2 layers`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// A line about several names: the first few, and how many more.
 pub(crate) fn names_line<S: AsRef<str>>(names: &[S]) -> String {
     let listed: Vec<&str> = names.iter().take(LISTED_MAX).map(AsRef::as_ref).collect();
@@ -208,19 +230,26 @@ pub(crate) fn names_line<S: AsRef<str>>(names: &[S]) -> String {
     if more == 0 { listed } else { format!("{listed} and {more} more") }
 }
 
-/// Lines about layers that failed, one for each cause. `what` says what was being done to them.
+/// Lines about layers that failed, one for each cause; of many causes the first few. `what` says what was being done to
+/// them.
 pub(crate) fn failed_lines(what: &str, failed: &[FailedLayer]) -> Vec<String> {
     let mut by_cause: Vec<(String, Vec<&str>)> = Vec::new();
+    let mut unlisted = 0;
     for layer in failed {
-        let cause = chain(&*layer.error);
-        match by_cause.iter_mut().find(|(known, _)| *known == cause) {
-            Some((_, names)) => names.push(layer.name.as_str()),
-            None => by_cause.push((cause, vec![layer.name.as_str()])),
+        let cause = explain(&layer.error);
+        match by_cause.iter().position(|(known, _)| *known == cause) {
+            Some(known) => by_cause[known].1.push(layer.name.as_str()),
+            None if by_cause.len() < LISTED_MAX => by_cause.push((cause, vec![layer.name.as_str()])),
+            None => unlisted += 1,
         }
     }
     let line = |(cause, names): (String, Vec<&str>)| {
-        let layers = if names.len() == 1 { "layer" } else { "layers" };
-        format!("could not {what} {} {layers} ({}): {cause}", names.len(), names_line(&names))
+        format!("could not {what} {} ({}): {cause}", counted(names.len(), "layer"), names_line(&names))
     };
-    by_cause.into_iter().map(line).collect()
+    let mut lines: Vec<String> = by_cause.into_iter().map(line).collect();
+    if unlisted > 0 {
+        let more = counted(unlisted, "more layer");
+        lines.push(format!("could not {what} {more}: --json lists every one with its cause"));
+    }
+    lines
 }

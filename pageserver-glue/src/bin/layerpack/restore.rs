@@ -11,7 +11,7 @@ use sync_engine::{CatalogEntry, Error, MetadataOutcome, Progress, RestoreReport,
 use crate::args::Restore;
 use crate::exit::{Exit, Failure};
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
-use crate::output::{Outcome, chain, human_bytes, names_line, printable};
+use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line, printable};
 use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
@@ -81,7 +81,7 @@ async fn restore_one(
     let CatalogEntry { tenant, timeline, listing } = entry;
     let view = TimelineView::open_existing(store, &tenant, &timeline, listing).await?;
     let progress = Arc::new(Progress::default());
-    let _meter = session.meter("restoring", (&tenant, &timeline), &progress);
+    let _meter = session.meter("restoring", &timeline, &progress);
     Ok(restore_timeline(store, workdir, &view, &progress).await?)
 }
 
@@ -109,7 +109,9 @@ fn report(session: &Session, done: &[Done]) -> Outcome {
         match restored {
             Ok(restored) => outcome.add_restore((tenant, timeline), restored),
             Err(failure) => {
-                outcome.problems.push(format!("{tenant}/{timeline} was not restored: {}", chain(failure)));
+                outcome
+                    .problems
+                    .push(format!("{tenant}/{timeline} was not restored: {}", explain_failure(failure)));
                 outcome.exit = outcome.exit.or_worse(failure.exit());
             }
         }
@@ -145,7 +147,7 @@ impl TimelineJson {
                 json.counts.add(report);
                 json.metadata = Some(metadata_word(report.metadata));
             }
-            Err(failure) => json.error = Some(chain(failure)),
+            Err(failure) => json.error = Some(explain_failure(failure)),
         }
         json
     }
@@ -166,8 +168,8 @@ impl Outcome {
         let TimelineRestore { seq: _, report, extra } = restored;
         if !extra.is_empty() {
             self.warnings.push(format!(
-                "{} files in the directory of {tenant}/{timeline} are not in the timeline and were left alone: {}",
-                extra.len(),
+                "{} in the directory of {tenant}/{timeline} not in the timeline, left alone: {}",
+                counted(extra.len(), "file"),
                 names_line(extra)
             ));
         }
@@ -189,11 +191,12 @@ fn text(json: &RestoreJson, session: &Session) -> String {
     for timeline in json.timelines.iter().filter(|timeline| timeline.error.is_none()) {
         let TimelineJson { tenant, timeline, seq, counts, metadata, error: _ } = timeline;
         let Counts { layers, raw_bytes, stored_bytes: _, present } = counts;
-        let (raw, seq) = (human_bytes(*raw_bytes), seq.unwrap_or_default());
+        let (layers, raw) = (counted(*layers, "layer"), human_bytes(*raw_bytes));
+        let seq = seq.unwrap_or_default();
         let metadata = printable(metadata.unwrap_or("none"));
         let _ = writeln!(
             text,
-            "{tenant}/{timeline}: {layers} layers written, {raw}; {present} were there already; \
+            "{tenant}/{timeline}: {layers} written, {raw}; {present} there already; \
              metadata {metadata}; as of record {seq}"
         );
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use layer_archive::{TenantId, TimelineId, WriterInfo};
+use layer_archive::{TimelineId, WriterInfo};
 use pageserver_glue::{Absent, RemoteUrl};
 use serde::{Deserialize, Serialize};
 use storage_api::{Clock, Metered, Metrics, RequestCounts, SystemClock};
@@ -162,13 +162,8 @@ impl Session {
     }
 
     /// Shows how far the work on a timeline has come, until the meter is dropped.
-    pub(crate) fn meter(
-        &self,
-        doing: &str,
-        (tenant, timeline): (&TenantId, &TimelineId),
-        progress: &Arc<Progress>,
-    ) -> Meter {
-        Meter::start(self.style, format!("{doing} {tenant}/{timeline}"), Arc::clone(progress))
+    pub(crate) fn meter(&self, doing: &str, timeline: &TimelineId, progress: &Arc<Progress>) -> Meter {
+        Meter::start(self.style, format!("{doing} {timeline}"), Arc::clone(progress))
     }
 
     /// What it has cost so far.

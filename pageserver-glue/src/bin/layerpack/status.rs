@@ -12,7 +12,7 @@ use sync_engine::{CatalogEntry, Store, TimelineListing, TimelineView};
 
 use crate::args::{Selection, Status};
 use crate::exit::{Exit, Failure};
-use crate::output::{Outcome, chain, human_bytes, names_line, printable};
+use crate::output::{Outcome, explain_failure, human_bytes, printable};
 use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
@@ -94,7 +94,7 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
                 json.timelines.push(TimelineJson {
                     tenant: id.0.to_string(),
                     timeline: id.1.to_string(),
-                    error: Some(chain(&failure)),
+                    error: Some(explain_failure(&failure)),
                     ..TimelineJson::default()
                 });
                 failures.push((id, failure));
@@ -106,7 +106,7 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = text(&json);
     for (id, failure) in failures {
-        outcome.problems.push(format!("cannot read {}: {}", name(&id), chain(&failure)));
+        outcome.problems.push(format!("cannot read {}: {}", name(&id), explain_failure(&failure)));
         outcome.exit = Exit::or_worse(outcome.exit, failure.exit());
     }
     Ok(outcome)
@@ -225,14 +225,15 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
     let (raw, stored) = (human_bytes(*raw_bytes), human_bytes(*stored_bytes));
     let live = timeline.live_ratio * 100.0;
     let manifest = timeline.manifest_seq.map_or("none".into(), |seq| format!("of record {seq}"));
-    let lsn = timeline.disk_consistent_lsn.as_deref().unwrap_or("unknown");
     let WriterJson { program, pid, host, time } = &timeline.writer;
     // Writing to a String does not fail.
     let _ = writeln!(text, "\n{tenant}/{id}");
     let _ = writeln!(text, "  layers    {layers}, {raw} raw");
     let _ = writeln!(text, "  stored    {stored} in {objects} objects, {live:.0} % of the bundles live");
     let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}", timeline.seq);
-    let _ = writeln!(text, "  durable   up to LSN {lsn}");
+    if let Some(lsn) = &timeline.disk_consistent_lsn {
+        let _ = writeln!(text, "  durable   up to LSN {lsn}, by its metadata");
+    }
     if let Some(ancestor) = &timeline.ancestor {
         let _ = writeln!(text, "  ancestor  {ancestor}");
     }
@@ -242,9 +243,9 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
         for (label, names) in
             [("not in the store", not_in_store), ("not in the work directory", not_in_workdir)]
         {
-            if !names.is_empty() {
-                let _ =
-                    writeln!(text, "            {} {label}: {}", names.len(), printable(&names_line(names)));
+            if let Some(first) = names.first() {
+                let first = printable(first);
+                let _ = writeln!(text, "            {} {label}, such as {first}", names.len());
             }
         }
     }

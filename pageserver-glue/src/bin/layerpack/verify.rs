@@ -10,7 +10,7 @@ use sync_engine::{
 
 use crate::args::Verify;
 use crate::exit::{Exit, Failure};
-use crate::output::{Outcome, chain, human_bytes, names_line};
+use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line};
 use crate::session::Session;
 
 #[derive(Debug, Default, Serialize)]
@@ -128,7 +128,7 @@ fn unreadable(error: Error) -> Result<VerifyReport, Failure> {
     if failure.exit() != Exit::Damaged {
         return Err(failure);
     }
-    let finding = Finding { object, problem: chain(&failure), layers: Vec::new() };
+    let finding = Finding { object, problem: explain_failure(&failure), layers: Vec::new() };
     Ok(VerifyReport { findings: vec![finding], ..VerifyReport::default() })
 }
 
@@ -144,7 +144,10 @@ fn text(json: &VerifyJson, session: &Session) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "{tenant}/{timeline}: {verdict}; {layers} layers in {bundles} bundles, {manifests} manifests"
+            "{tenant}/{timeline}: {verdict}; {} in {}, {}",
+            counted(*layers, "layer"),
+            counted(*bundles, "bundle"),
+            counted(*manifests, "manifest")
         );
     }
     let what = if json.deep { "every byte" } else { "manifests and listings" };

@@ -46,5 +46,21 @@ fn failed_layers_are_one_line_a_cause() {
         lines[0].starts_with("could not restore 7 layers (a0, a1, a2, a3, a4 and 2 more): log/2 is damaged")
     );
     assert!(lines[0].ends_with(": not a Layerpack bundle (wrong magic number)"), "{}", lines[0]);
-    assert!(lines[1].starts_with("could not restore 1 layer (z): z changed"), "{}", lines[1]);
+    assert!(
+        lines[1].starts_with("could not restore 1 layer (z): z changed")
+            && lines[1].ends_with("run the backup again"),
+        "{}",
+        lines[1]
+    );
+
+    // A full disk gives each layer a cause of its own.
+    let layers: Vec<_> = (0..900)
+        .map(|number| {
+            let path = format!("{number}.temp").into();
+            failed(format!("b{number}"), &Arc::new(sync_engine::Error::LayerChanged { path }))
+        })
+        .collect();
+    let lines = failed_lines("restore", &layers);
+    assert_eq!(lines.len(), 6);
+    assert!(lines[5].contains("895 more layers"), "{}", lines[5]);
 }

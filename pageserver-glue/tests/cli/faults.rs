@@ -1,0 +1,195 @@
+//! Damage, missing objects, full disks and kills, with the real program: clear ends, nothing lost, nothing half-written.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{Bench, Run, TIMELINE, files, largest, layer_name, noise, put};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A work directory of many bundles: a megabyte a layer, and a configuration with small bundles.
+fn large() -> Bench {
+    let bench = Bench::with_layers(2);
+    for number in 10..70 {
+        bench.put_layer(number, 1 << 20);
+    }
+    put(&bench.path("config"), b"bundle_bytes_target = 1048576\n");
+    bench
+}
+
+fn start(bench: &Bench, arguments: &str) -> Child {
+    bench.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits, at most a minute, until `seen` or the child has ended.
+fn wait_until(child: &mut Child, mut seen: impl FnMut() -> bool) {
+    for _ in 0..12_000 {
+        if seen() || child.try_wait().unwrap().is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("nothing happened");
+}
+
+fn count(dir: &Path) -> usize {
+    fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    put(path, &bytes);
+}
+
+/// Whatever has a layer's name holds that layer whole, and metadata is there only beside all layers.
+fn assert_nothing_half_written(bench: &Bench, workdir: &str) {
+    let source = files(&bench.timeline_dir("a", TIMELINE));
+    let there = files(&bench.timeline_dir(workdir, TIMELINE));
+    for (name, bytes) in there.iter().filter(|(name, _)| !name.ends_with(".temp")) {
+        assert!(source.get(name) == Some(bytes), "{name} is half-written");
+    }
+    assert!(!there.contains_key("metadata") || source.keys().all(|name| there.contains_key(name)));
+}
+
+#[test]
+fn a_damaged_frame_costs_its_layers_and_no_other() {
+    let bench = large();
+    bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
+    let payloads = bench.objects().join("payload");
+    let damaged = largest(&payloads, ".tar.zst");
+    // In the middle are slices of one large layer.
+    let middle = usize::try_from(fs::metadata(&damaged).unwrap().len() / 2).unwrap();
+    flip(&damaged, middle);
+    let name = damaged.file_name().unwrap().to_string_lossy().into_owned();
+    let run = bench.run("restore --workdir {b} --remote {url}").expect(3);
+    let run = run.says(&["error: could not restore", &name, "is damaged", "verify --deep", "metadata"]);
+    assert!(run.stderr.contains("1 layer ("), "{}", run.stderr);
+    assert_nothing_half_written(&bench, "b");
+    assert_eq!(count(&bench.timeline_dir("b", TIMELINE)), 61, "the other layers");
+
+    bench.run("verify --remote {url}").expect(0);
+    let json = bench.run("verify --json --deep --remote {url}").expect(3).json();
+    assert!(json["findings"][0]["object"].as_str().unwrap().ends_with(&name), "{json}");
+    assert_eq!(json["findings"][0]["layers"].as_array().unwrap().len(), 1, "{json}");
+
+    flip(&damaged, middle);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+    bench.run("verify --deep --remote {url}").expect(0);
+}
+
+#[test]
+fn a_missing_bundle_is_damage_that_names_it() {
+    let bench = large();
+    bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
+    let gone = largest(&bench.objects().join("payload"), ".tar.zst");
+    fs::remove_file(&gone).unwrap();
+    let name = gone.file_name().unwrap().to_string_lossy().into_owned();
+    bench.run("restore --workdir {b} --remote {url}").expect(3).says(&[&name, "not found", "another copy"]);
+    assert_nothing_half_written(&bench, "b");
+    assert!(count(&bench.timeline_dir("b", TIMELINE)) > 50);
+    let json = bench.run("verify --json --remote {url}").expect(3).json();
+    assert_eq!(json["findings"][0]["problem"], "it is missing");
+}
+
+#[test]
+fn a_damaged_manifest_is_replaced_by_the_log_and_a_damaged_log_is_reported() {
+    let bench = Bench::with_layers(10);
+    bench.backup();
+    let manifest = largest(&bench.objects().join("manifest"), "");
+    flip(&manifest, 60);
+    bench.run("restore --workdir {b} --remote {url}").expect(0).says(&["manifest", "damaged"]);
+    bench.assert_restored();
+    bench.run("verify --remote {url}").expect(3).says(&[&manifest.file_name().unwrap().to_string_lossy()]);
+    let record = largest(&bench.objects().join("log"), ".tar.zst");
+    let len = fs::metadata(&record).unwrap().len();
+    flip(&record, usize::try_from(len).unwrap() - 3);
+    let error = bench.run("restore --workdir {c} --remote {url}").expect(3);
+    error.says(&[&record.file_name().unwrap().to_string_lossy(), "damaged"]);
+    fs::remove_file(bench.objects().join("log").join("0000000000000001.tar.zst")).unwrap();
+    bench.run("restore --workdir {c} --remote {url}").expect(3).says(&["record 1 is missing"]);
+}
+
+#[test]
+fn a_killed_backup_is_finished_by_the_next_one() {
+    let bench = large();
+    let payloads = bench.objects().join("payload");
+    let mut child = start(&bench, "backup --config {config} --workdir {a} --remote {url}");
+    wait_until(&mut child, || count(&payloads) >= 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A reader sees a timeline without the layers that were not committed.
+    bench.run("verify --deep --remote {url}").expect(0);
+    let early = bench.run("restore --json --workdir {early} --remote {url}").expect(0).json();
+    assert!([0, 62].contains(&early["layers"].as_u64().unwrap()), "{early}");
+    bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+    bench.run("verify --deep --remote {url}").expect(0);
+}
+
+#[test]
+fn a_killed_restore_leaves_whole_layers_and_is_finished_by_the_next_one() {
+    let bench = large();
+    bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
+    let dir = bench.timeline_dir("b", TIMELINE);
+    let mut child = start(&bench, "restore --workdir {b} --remote {url}");
+    wait_until(&mut child, || count(&dir) >= 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_nothing_half_written(&bench, "b");
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
+
+#[test]
+fn signals_end_it_with_their_codes_and_it_can_be_run_again() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let bench = large();
+        let payloads = bench.objects().join("payload");
+        let mut child = start(&bench, "backup --config {config} --workdir {a} --remote {url}");
+        wait_until(&mut child, || count(&payloads) >= 1);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        Run::from(child.wait_with_output().unwrap()).expect(code).says(&["run it again"]);
+        bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
+        bench.run("restore --workdir {b} --remote {url}").expect(0);
+        bench.assert_restored();
+    }
+}
+
+/// The program in a shell that lets no file grow beyond `blocks`, each 512 or 1024 bytes.
+fn run_limited(bench: &Bench, blocks: u32, arguments: &str) -> Run {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")).arg("sh");
+    command.arg(env!("CARGO_BIN_EXE_layerpack")).args(bench.expand(arguments));
+    command.stdin(Stdio::null()).output().unwrap().into()
+}
+
+#[test]
+fn a_disk_that_fills_up_during_a_restore_leaves_nothing_half_written() {
+    let bench = Bench::with_layers(20);
+    bench.put_layer(30, 2 << 20);
+    bench.put_layer(31, 3 << 20);
+    bench.backup();
+    let run = run_limited(&bench, 1000, "restore --workdir {b} --remote {url}").expect(1);
+    run.says(&["could not restore", &layer_name(30), &layer_name(31), "metadata", "run it again"]);
+    assert_nothing_half_written(&bench, "b");
+    let there = files(&bench.timeline_dir("b", TIMELINE));
+    assert_eq!(there.len(), 20, "the small layers, and no temporary file");
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
+
+#[test]
+fn a_disk_that_fills_up_during_a_backup_leaves_nothing_half_written() {
+    let bench = Bench::with_layers(2);
+    bench.put_layer(30, 4 << 20);
+    run_limited(&bench, 1000, "backup --workdir {a} --remote {url}").expect(6).says(&["error:", "tar.zst"]);
+    bench.run("verify --deep --remote {url}").expect(0);
+    bench.backup();
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+    assert!(files(&bench.timeline_dir("b", TIMELINE))[&layer_name(30)] == noise(30, 4 << 20));
+}

@@ -1,0 +1,242 @@
+//! Backup and restore with the real program: what comes back, what it costs, what is left alone.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::{
+    Bench, Run, TENANT, TIMELINE, assert_same, files, layer_name, metadata, noise, put, requests,
+};
+
+/// Who may do the least.
+const NOBODY: u32 = 65534;
+const OTHER: &str = "4b0e97c3b3b77d9d7627f78e7668db78";
+
+#[test]
+fn a_work_directory_comes_back_and_the_requests_are_few() {
+    let bench = Bench::with_layers(40);
+    let first = bench.backup();
+    assert_eq!(first["store_created"], true);
+    assert_eq!((first["layers"].as_u64(), first["seq"].as_u64()), (Some(40), Some(2)));
+    assert_eq!(first["raw_bytes"].as_u64(), Some((0..40).map(|n| 1000 + 3000 * n).sum()));
+    assert_eq!(requests(&first), 9, "{first}");
+
+    let before = files(&bench.path("store"));
+    let second = bench.backup();
+    assert_eq!((second["layers"].as_u64(), second["store_created"].as_bool()), (Some(0), Some(false)));
+    assert_eq!(second["requests"]["put"], 0);
+    assert_same(&before, &files(&bench.path("store")));
+
+    for (target, which) in
+        [("b", ""), ("c", "--tenant {tenant}"), ("d", "--tenant {tenant} --timeline {timeline}")]
+    {
+        let arguments = format!("restore --json --workdir {{{target}}} --remote {{url}} {which}");
+        let restored = bench.run(&arguments).expect(0).json();
+        assert_eq!(requests(&restored), 4, "{restored}");
+        assert_same(&files(&bench.path("a")), &files(&bench.path(target)));
+    }
+    // What is there already is verified and kept.
+    let again = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
+    assert_eq!((again["layers"].as_u64(), again["timelines"][0]["present"].as_u64()), (Some(0), Some(40)));
+}
+
+#[test]
+fn a_new_timeline_in_an_old_store_costs_six_requests() {
+    let bench = Bench::with_layers(3);
+    bench.backup();
+    let other = bench.timeline_dir("a", OTHER);
+    fs::create_dir_all(&other).unwrap();
+    put(&other.join(layer_name(7)), &noise(7, 5000));
+    let arguments =
+        format!("backup --json --workdir {{a}} --remote {{url}} --tenant {{tenant}} --timeline {OTHER}");
+    let json = bench.run(&arguments).expect(0).json();
+    assert_eq!(requests(&json), 6, "{json}");
+    assert_eq!(json["timelines"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn several_timelines_share_one_list() {
+    let bench = Bench::with_layers(3);
+    let other = bench.timeline_dir("a", OTHER);
+    fs::create_dir_all(&other).unwrap();
+    put(&other.join(layer_name(7)), &noise(7, 5000));
+    let json = bench.backup();
+    // One of the store, and the one after each claim.
+    assert_eq!(json["requests"]["list"], 3, "{json}");
+    assert_eq!(json["seq"], serde_json::Value::Null);
+    let restored = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
+    assert_eq!(restored["requests"]["list"], 1, "{restored}");
+    bench.assert_restored();
+}
+
+#[test]
+fn what_is_not_layer_data_is_listed_and_does_not_fail_a_backup() {
+    let bench = Bench::with_layers(2);
+    let dir = bench.timeline_dir("a", TIMELINE);
+    for name in ["x.___temp", "ephemeral-7", "y.tmp"] {
+        put(&dir.join(name), b"unfinished");
+    }
+    put(&bench.path("a").join("tenants").join(TENANT).join("config-v1"), b"config");
+    symlink("nowhere", dir.join("dangling")).unwrap();
+    symlink(layer_name(0), dir.join("link")).unwrap();
+    fs::create_dir(dir.join("directory")).unwrap();
+    let json = bench.backup();
+    let mut skipped: Vec<&str> =
+        json["skipped"].as_array().unwrap().iter().map(|skipped| skipped["path"].as_str().unwrap()).collect();
+    skipped = skipped.into_iter().map(|path| path.rsplit('/').next().unwrap()).collect();
+    skipped.sort_unstable();
+    assert_eq!(skipped, ["config-v1", "dangling", "directory", "ephemeral-7", "link", "x.___temp", "y.tmp"]);
+    assert_eq!(json["layers"], 2);
+    let restored = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
+    assert_eq!(restored["layers"], 2);
+}
+
+#[test]
+fn a_file_that_could_be_a_layer_and_cannot_be_stored_makes_a_backup_incomplete() {
+    let bench = Bench::with_layers(2);
+    bench.put("a", OsStr::from_bytes(b"not-\xff-utf-8"), b"layer");
+    bench.put("a", "back\\slash", b"layer");
+    let run = bench.run("backup --workdir {a} --remote {url}").expect(1);
+    run.says(&["error: could not back up", "not UTF-8", "back\\slash", "rename it"]);
+    let restored = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
+    assert_eq!(restored["layers"], 2);
+}
+
+#[test]
+fn a_file_that_may_not_be_read_fails_alone_and_holds_the_metadata_back() {
+    let bench = Bench::with_layers(4);
+    let secret = bench.timeline_dir("a", TIMELINE).join(layer_name(2));
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    // Root may read everything: then it runs as nobody, who needs a copy of the program and a place for the store.
+    let program = bench.path("layerpack");
+    fs::copy(env!("CARGO_BIN_EXE_layerpack"), &program).unwrap();
+    fs::create_dir(bench.path("store")).unwrap();
+    let mut command = Command::new(program);
+    if rustix::process::geteuid().is_root() {
+        fs::set_permissions(bench.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        chown(bench.path("store"), Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command.args(bench.expand("backup --json --workdir {a} --remote {url}"));
+    let json = Run::from(command.output().unwrap()).expect(1).json();
+    assert_eq!((&json["layers"], &json["metadata_held_back"]), (&3.into(), &true.into()));
+    assert_eq!(json["failed"][0]["name"], layer_name(2).as_str());
+    assert!(json["failed"][0]["error"].as_str().unwrap().contains("Permission denied"), "{json}");
+
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    bench.run("backup --workdir {a} --remote {url}").expect(0);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
+
+#[test]
+fn a_layer_with_other_contents_is_a_conflict_and_neither_side_changes() {
+    let bench = Bench::with_layers(5);
+    bench.backup();
+    let before = files(&bench.path("store"));
+    bench.put("a", layer_name(1), &noise(99, 4000));
+    bench.put("a", "metadata", &metadata(0x0200_0000));
+    let run = bench.run("backup --workdir {a} --remote {url}").expect(1);
+    run.says(&[&layer_name(1), "neither was changed"]);
+    assert_same(&before, &files(&bench.path("store")));
+
+    // Restored over, the file of the work directory stays, and newer metadata is not put beside it.
+    fs::remove_file(bench.timeline_dir("a", TIMELINE).join(layer_name(2))).unwrap();
+    let json = bench.run("restore --json --workdir {a} --remote {url}").expect(1).json();
+    assert_eq!(json["conflicts"][0]["name"], layer_name(1).as_str());
+    assert_eq!(json["conflicts"][0]["local"]["raw_bytes"], 4000);
+    assert_eq!((json["layers"].as_u64(), json["metadata_held_back"].as_bool()), (Some(1), Some(true)));
+    let a = files(&bench.timeline_dir("a", TIMELINE));
+    assert!(a[&layer_name(1)] == noise(99, 4000) && a[&layer_name(2)] == noise(2, 7000));
+    assert!(a["metadata"] == metadata(0x0200_0000));
+}
+
+#[test]
+fn a_mirror_removes_what_is_gone_but_not_more_than_half_without_force() {
+    let bench = Bench::with_layers(10);
+    bench.backup();
+    let dir = bench.timeline_dir("a", TIMELINE);
+    for number in 0..3 {
+        fs::remove_file(dir.join(layer_name(number))).unwrap();
+    }
+    // Without --mirror nothing goes.
+    assert_eq!(bench.backup()["removed"], 0);
+    let json = bench.run("backup --json --mirror --workdir {a} --remote {url}").expect(0).json();
+    assert_eq!(json["removed"], 3);
+    for number in 3..8 {
+        fs::remove_file(dir.join(layer_name(number))).unwrap();
+    }
+    let before = files(&bench.path("store"));
+    bench.run("backup --mirror --workdir {a} --remote {url}").expect(1).says(&["5 of 7 layers", "--force"]);
+    assert_same(&before, &files(&bench.path("store")));
+    let json = bench.run("backup --json --mirror --force --workdir {a} --remote {url}").expect(0).json();
+    assert_eq!(json["removed"], 5);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_read_is_stored_whole_or_not_at_all() {
+    let bench = Bench::with_layers(3);
+    let growing = bench.timeline_dir("a", TIMELINE).join(layer_name(50));
+    put(&growing, &noise(50, 4 << 20));
+    let stop = AtomicBool::new(false);
+    let run = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::File::options().append(true).open(&growing).unwrap();
+            // At most 64 MB, whatever happens to the backup.
+            for _ in 0..16_000 {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                file.write_all(&[b'+'; 4096]).unwrap();
+            }
+        });
+        let run = bench.run("backup --json --workdir {a} --remote {url}");
+        stop.store(true, Ordering::Relaxed);
+        run
+    });
+    let json = run.json();
+    bench.run("verify --deep --remote {url}").expect(0);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    let restored = files(&bench.timeline_dir("b", TIMELINE));
+    let grown = fs::read(&growing).unwrap();
+    match run.code {
+        // Some state of it: a beginning of what it has become.
+        Some(0) => assert!(grown.starts_with(&restored[&layer_name(50)])),
+        code => {
+            assert_eq!(code, Some(1), "{json}");
+            assert_eq!(json["failed"][0]["name"], layer_name(50).as_str());
+            assert!(json["failed"][0]["error"].as_str().unwrap().contains("changed while it was read"));
+            assert_eq!(json["metadata_held_back"], true);
+            assert!(!restored.contains_key(&layer_name(50)) && !restored.contains_key("metadata"));
+        }
+    }
+    for number in 0..3 {
+        assert!(restored[&layer_name(number)] == noise(number, 1000 + 3000 * number as usize));
+    }
+}
+
+#[test]
+fn two_backups_at_once_lose_nothing() {
+    let bench = Bench::with_layers(30);
+    bench.run("backup --workdir {a} --remote {url}").expect(0);
+    for round in 0..5 {
+        bench.put_layer(100 + round, 20_000);
+        let start = || {
+            let mut command = bench.command("backup --json --workdir {a} --remote {url}");
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let both = [start(), start()].map(|child| Run::from(child.wait_with_output().unwrap()));
+        let codes = both.each_ref().map(|run| run.code.unwrap());
+        assert!(codes.contains(&0) && codes.iter().all(|code| [0, 5].contains(code)), "{both:?}");
+    }
+    bench.run("verify --deep --remote {url}").expect(0);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
