@@ -67,6 +67,7 @@ pub fn local_timeline(scan: TimelineScan) -> LocalTimeline {
         }
     });
     LocalTimeline {
+        is_partial: scan.skipped.iter().any(|skipped| skipped.reason.may_be_a_layer()),
         layers: layers.collect(),
         metadata: scan.metadata.map(|file| TimelineMetadata { file_name: file.name, bytes: file.bytes }),
         disk_consistent_lsn: parsed.as_ref().map(|metadata| metadata.disk_consistent_lsn),
@@ -87,15 +88,11 @@ pub async fn backup_timeline(
     options: BackupOptions,
 ) -> Result<TimelineBackup, TimelineError> {
     let view = TimelineView::open(store, tenant, timeline, listing).await?;
-    let mut scan = workdir.scan(tenant, timeline)?;
+    let scan = workdir.scan(tenant, timeline)?;
     let warnings = scan.warnings().collect();
-    let skipped = std::mem::take(&mut scan.skipped);
-    let mut plan = plan_backup(&view.state, local_timeline(scan), mirror, &options.progress).await?;
-    // Metadata that will be held back is no reason to write anything.
-    let incomplete = !plan.conflicts.is_empty() || !plan.failed.is_empty();
-    let held_back = if incomplete { plan.metadata.take() } else { None };
-    let mut report = execute_backup(store, view, plan, options).await?;
-    report.metadata_held_back |= held_back.is_some();
+    let skipped = scan.skipped.clone();
+    let plan = plan_backup(&view.state, local_timeline(scan), mirror, &options.progress).await?;
+    let report = execute_backup(store, view, plan, options).await?;
     Ok(TimelineBackup { report, skipped, warnings })
 }
 

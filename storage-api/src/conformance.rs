@@ -30,6 +30,7 @@ mod puts;
 mod races;
 mod ranges;
 mod reads;
+mod skips;
 mod subject;
 mod uploads;
 
@@ -38,6 +39,7 @@ use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use self::skips::{SKIPS_VARIABLE, skip};
 use self::subject::Case;
 pub use self::subject::Subject;
 
@@ -180,7 +182,6 @@ pub async fn run_all(factory: impl AsyncFn() -> Subject, exemptions: &[Exemption
 /// # Panics
 ///
 /// If an exemption names no case.
-#[expect(clippy::print_stdout, reason = "what is not tested must be seen in the test's output")]
 pub async fn failures(factory: impl AsyncFn() -> Subject, exemptions: &[Exemption]) -> Vec<Failure> {
     for Exemption { case, .. } in exemptions {
         assert!(CASES.iter().any(|known| known.name == *case), "there is no case {case:?} to be exempt from");
@@ -188,7 +189,7 @@ pub async fn failures(factory: impl AsyncFn() -> Subject, exemptions: &[Exemptio
     let mut failures = Vec::new();
     for NamedCase { name, start } in CASES {
         if let Some(Exemption { reason, .. }) = exemptions.iter().find(|exemption| exemption.case == *name) {
-            println!("SKIPPED {name}: {reason}");
+            skip(name, reason);
             continue;
         }
         let subject = factory().await;

@@ -52,6 +52,8 @@ pub struct BackupPlan {
     pub conflicts: Vec<Conflict>,
     /// Layers that cannot be read or packed.
     pub failed: Vec<FailedLayer>,
+    /// Whether there is more on the disk that may be layers, and cannot be packed.
+    pub is_partial: bool,
     /// Metadata that the store does not have.
     pub metadata: Option<TimelineMetadata>,
     /// Up to which LSN the timeline is durable with that metadata.
@@ -108,14 +110,15 @@ pub struct BackupReport {
 }
 
 impl BackupPlan {
-    /// Whether there is nothing to write.
+    /// Whether there is nothing to write. New metadata is not written as long as layers are missing that it may need.
     pub fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.remove.is_empty() && self.metadata.is_none() && self.ancestor.is_none()
+        let metadata = self.metadata.is_some() && !self.is_incomplete();
+        self.add.is_empty() && self.remove.is_empty() && !metadata && self.ancestor.is_none()
     }
 
     /// Whether something on the disk will not be in the store.
     fn is_incomplete(&self) -> bool {
-        !self.conflicts.is_empty() || !self.failed.is_empty()
+        self.is_partial || !self.conflicts.is_empty() || !self.failed.is_empty()
     }
 }
 
@@ -135,7 +138,7 @@ pub async fn plan_backup(
     progress.expect(hashed.iter().map(|layer| layer.raw_size).sum());
     let digests =
         hash_files(hashed.iter().map(|layer| layer.path.clone()).collect(), Arc::clone(progress)).await;
-    let mut plan = BackupPlan::default();
+    let mut plan = BackupPlan { is_partial: local.is_partial, ..BackupPlan::default() };
     let mut names = BTreeSet::new();
     let digests = digests.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     for (layer, digest) in hashed.into_iter().chain(unhashed).zip(digests) {
@@ -213,10 +216,11 @@ pub async fn execute_backup(
         failed: plan.failed.clone(),
         ..BackupReport::default()
     };
+    let incomplete = plan.is_incomplete();
+    report.metadata_held_back = incomplete && plan.metadata.is_some();
     if plan.is_empty() {
         return Ok(report);
     }
-    let incomplete = plan.is_incomplete();
     let BackupPlan { add, remove, metadata, disk_consistent_lsn, ancestor, .. } = plan;
     let removed = remove.into_iter().map(|name| Removed { name, reason: RemovalReason::Compacted }).collect();
     let mut draft = Draft { ancestor, removed, released: true, ..Draft::default() };

@@ -65,6 +65,14 @@ pub enum Error {
         /// What is wrong with it.
         source: FormatError,
     },
+    /// An object was written by a newer program, which says that this one must not read it.
+    #[error("{object} was written by a newer program")]
+    ObjectTooNew {
+        /// Its key.
+        object: String,
+        /// What this program does not know.
+        source: FormatError,
+    },
     /// A record is missing from the middle of a log.
     #[error(
         "the log of {tenant}/{timeline} is damaged: record {seq} is missing although later ones exist; restore the object {key} from another copy"
@@ -201,6 +209,12 @@ impl Error {
     }
 
     pub(crate) fn damaged(object: impl ToString, source: FormatError) -> Self {
-        Self::Damaged { object: object.to_string(), source }
+        let object = object.to_string();
+        match source {
+            FormatError::TooNew { .. } | FormatError::UnknownSection { .. } => {
+                Self::ObjectTooNew { object, source }
+            }
+            _ => Self::Damaged { object, source },
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Hashing of local files, several at a time.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use layer_archive::RawDigest;
+use rustix::fs::{Mode, OFlags};
 
 use crate::{Error, Progress, Result};
 
@@ -24,8 +26,24 @@ pub async fn hash_files(paths: Vec<PathBuf>, progress: Arc<Progress>) -> Vec<Res
     stream::iter(hashes).buffered(workers).collect().await
 }
 
+/// Opens a file that must be a regular one: what a symbolic link points at is not the caller's, and a pipe never ends.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::LOOP) => return Err(not_regular(path)),
+        Err(error) => return Err(Error::local("open", path, error.into())),
+    };
+    let metadata = file.metadata().map_err(|error| Error::local("look up", path, error))?;
+    if metadata.is_file() { Ok(file) } else { Err(not_regular(path)) }
+}
+
+fn not_regular(path: &Path) -> Error {
+    Error::local("open", path, io::Error::other("it is not a regular file"))
+}
+
 /// Hashes one file.
 pub(crate) fn hash_file(path: &Path) -> Result<RawDigest> {
-    let file = File::open(path).map_err(|error| Error::local("open", path, error))?;
+    let file = open_regular(path)?;
     RawDigest::of_reader(file).map_err(|error| Error::local("read", path, error))
 }

@@ -30,6 +30,8 @@ pub struct LocalTimeline {
     pub metadata: Option<TimelineMetadata>,
     /// Up to which LSN the metadata says that the timeline is durable.
     pub disk_consistent_lsn: Option<Lsn>,
+    /// Whether there are files that may be layers and could not be taken for one. New metadata is then held back.
+    pub is_partial: bool,
     /// Where the timeline was branched off.
     pub ancestor: Option<Ancestor>,
 }

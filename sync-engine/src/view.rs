@@ -163,10 +163,8 @@ impl TimelineView {
         });
         let mut tails = stream::iter(reads).buffered(TAILS_IN_FLIGHT);
         while let Some((seq, record)) = tails.try_next().await? {
-            self.state.apply(&record).map_err(|error| Error::Damaged {
-                object: keys.record(seq).map(|key| key.to_string()).unwrap_or_default(),
-                source: error,
-            })?;
+            let object = keys.record(seq)?;
+            self.state.apply(&record).map_err(|error| Error::damaged(object, error))?;
             self.replayed += 1;
             self.replayed_index_bytes += record.tail_len();
         }

@@ -6,10 +6,9 @@ pub mod ci;
 pub mod demo;
 pub mod image;
 pub mod repository;
-pub mod skips;
 pub mod tidy;
 
-pub use skips::skip;
+pub use storage_api::conformance::skip;
 
 /// Starts a timer, for times that are shown to people.
 #[expect(clippy::disallowed_methods, reason = "nothing but the display depends on it")]

@@ -15,6 +15,8 @@ pub struct LayerDecoder {
     decoder: FrameDecoder,
     /// Stored bytes of a frame that has not come whole.
     pending: Vec<u8>,
+    /// A frame that did not decode. The checksum of all stored bytes, known at the end, says more than it does.
+    broken: Option<FormatError>,
     stored_seen: u64,
     stored_crc32c: Crc32c,
     raw: RawHasher,
@@ -32,6 +34,7 @@ impl LayerDecoder {
             location: entry.place.location,
             decoder: FrameDecoder::new(),
             pending: Vec::new(),
+            broken: None,
             stored_seen: 0,
             stored_crc32c: Crc32c::default(),
             raw: RawHasher::default(),
@@ -53,23 +56,37 @@ impl LayerDecoder {
         }
         self.stored_crc32c = self.stored_crc32c.append(stored);
         self.pending.extend_from_slice(stored);
+        let mut pending = std::mem::take(&mut self.pending);
         let mut done = 0;
-        let pending = std::mem::take(&mut self.pending);
-        while done < pending.len() {
-            let rest = &pending[done..];
-            let at = self.location.start + self.stored_seen - rest.len() as u64;
-            let Some((len, plain_len)) = frame::measure(rest, at)? else { break };
-            let plain = self.decoder.decode(&rest[..len], plain_len)?;
-            done += len;
-            let raw = self.cut(&plain);
-            if !raw.is_empty() {
-                self.raw.update(raw);
-                sink(raw)?;
+        // What follows a frame that does not decode is taken for its checksum alone.
+        while done < pending.len() && self.broken.is_none() {
+            match self.next_frame(&pending[done..]) {
+                Ok(Some((len, plain))) => {
+                    done += len;
+                    let raw = self.cut(&plain);
+                    if !raw.is_empty() {
+                        self.raw.update(raw);
+                        sink(raw)?;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => self.broken = Some(error),
             }
         }
-        self.pending = pending;
-        self.pending.drain(..done);
+        pending.drain(..done);
+        if self.broken.is_none() {
+            self.pending = pending;
+        }
         Ok(())
+    }
+
+    /// Decodes the frame that `stored` begins with, if it is there as a whole. Returns its stored length too.
+    fn next_frame(&mut self, stored: &[u8]) -> Result<Option<(usize, Vec<u8>)>, FormatError> {
+        let at = self.location.start + self.stored_seen - stored.len() as u64;
+        match frame::measure(stored, at)? {
+            Some((len, plain_len)) => Ok(Some((len, self.decoder.decode(&stored[..len], plain_len)?))),
+            None => Ok(None),
+        }
     }
 
     /// The part of a frame's plain text that is the layer's.
@@ -92,6 +109,9 @@ impl LayerDecoder {
         let actual = self.stored_crc32c;
         if actual != expected {
             return Err(FormatError::Checksum { what: "stored layer", offset: start, expected, actual });
+        }
+        if let Some(error) = self.broken {
+            return Err(error);
         }
         if !self.pending.is_empty() {
             return Err(FormatError::malformed("layer", "its last frame is cut off"));

@@ -42,6 +42,22 @@ pub enum SkipReason {
     NotATimeline,
 }
 
+impl SkipReason {
+    /// Whether what was skipped could be a layer, so that what is left is not the whole timeline.
+    pub fn may_be_a_layer(self) -> bool {
+        match self {
+            Self::NotUtf8 | Self::NotALayerName => true,
+            Self::Temporary
+            | Self::SymbolicLink
+            | Self::Directory
+            | Self::SpecialFile
+            | Self::NotLayerData
+            | Self::NotATenant
+            | Self::NotATimeline => false,
+        }
+    }
+}
+
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -10,6 +10,7 @@ use layer_archive::{
 };
 
 use super::{Job, Member, PackInput, Pending, contents_of};
+use crate::hash::open_regular;
 use crate::{Error, Progress, Result};
 
 /// Compresses jobs until there are no more. Every worker runs this.
@@ -185,7 +186,7 @@ fn header(input: &PackInput) -> Result<Vec<u8>> {
 impl<'a> OpenLayer<'a> {
     fn new(input: &'a PackInput) -> Result<Self> {
         let path = &input.layer.path;
-        let file = File::open(path).map_err(|error| Error::local("open", path, error))?;
+        let file = open_regular(path)?;
         let stamp = Stamp::of(&file).map_err(|error| Error::local("look up", path, error))?;
         if stamp.len != input.layer.raw_size {
             return Err(Error::LayerChanged { path: path.clone() });

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use super::{Step, cargo_deny, readme, run_command, skipped};
 use crate::repository::{Repository, output};
-use crate::skips::SKIPS_VARIABLE;
 use crate::tidy;
+use storage_api::conformance::SKIPS_VARIABLE;
 
 /// Every step.
 pub(super) const STEPS: [Step; 8] = [

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use layer_archive::{TenantId, TimelineId};
-use pageserver_glue::{SkipReason, Skipped, TimelineBackup, WorkDir, backup_timeline};
+use pageserver_glue::{Skipped, TimelineBackup, WorkDir, backup_timeline};
 use serde::Serialize;
 use sync_engine::{BackupOptions, BackupReport, Catalog, Created, Mirror, Progress, Store, TimelineListing};
 
@@ -157,7 +157,7 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         json.conflicts.extend(report.conflicts.iter().map(|conflict| conflict_json(id, conflict)));
         json.failed.extend(report.failed.iter().map(|failed| failed_json(id, failed)));
         skipped.extend(left_out.iter().cloned());
-        unstorable.extend(left_out.iter().filter(|skipped| may_be_a_layer(skipped.reason)));
+        unstorable.extend(left_out.iter().filter(|skipped| skipped.reason.may_be_a_layer()));
     }
     if let [timeline] = &*json.timelines {
         json.seq = timeline.seq;
@@ -187,20 +187,6 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         outcome.warnings.push("the work directory holds no timelines: nothing was backed up".into());
     }
     outcome
-}
-
-/// Whether what was left out for `reason` could be a layer, so that a backup without it is incomplete.
-fn may_be_a_layer(reason: SkipReason) -> bool {
-    match reason {
-        SkipReason::NotUtf8 | SkipReason::NotALayerName => true,
-        SkipReason::Temporary
-        | SkipReason::SymbolicLink
-        | SkipReason::Directory
-        | SkipReason::SpecialFile
-        | SkipReason::NotLayerData
-        | SkipReason::NotATenant
-        | SkipReason::NotATimeline => false,
-    }
 }
 
 impl Counts {

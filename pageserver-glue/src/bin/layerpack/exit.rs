@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
-use layer_archive::{FormatError, TenantId};
+use layer_archive::TenantId;
 use pageserver_glue::{RemoteError, TimelineError, WorkDirError};
 use storage_api::{ErrorKind, Operation, StorageError};
 use sync_engine::Error as EngineError;
@@ -148,10 +148,7 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::StoreTooNew { .. }
         | EngineError::StoreCannotFence { .. }
         | EngineError::UnknownOutcome { .. }
-        // Nothing is damaged: a newer program wrote it.
-        | EngineError::Damaged {
-            source: FormatError::TooNew { .. } | FormatError::UnknownSection { .. }, ..
-        } => Exit::Unreachable,
+        | EngineError::ObjectTooNew { .. } => Exit::Unreachable,
         EngineError::MarkerDamaged { .. } | EngineError::Damaged { .. } | EngineError::Gap { .. } => {
             Exit::Damaged
         }

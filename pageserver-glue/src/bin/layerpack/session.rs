@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use layer_archive::{TimelineId, WriterInfo};
-use pageserver_glue::{Absent, RemoteUrl};
+use pageserver_glue::{Absent, RemoteUrl, TimelineError};
 use serde::{Deserialize, Serialize};
 use storage_api::{Clock, Metered, Metrics, RequestCounts, SystemClock};
 use sync_engine::{Catalog, CatalogEntry, Created, Error, PackOptions, Progress, Store, WriterOptions};
@@ -194,7 +194,11 @@ pub(crate) fn concerns_one_timeline(failure: &Failure) -> bool {
         Exit::Failed | Exit::Damaged | Exit::NotFound | Exit::Fenced => true,
         Exit::Done | Exit::Usage | Exit::Unreachable | Exit::Interrupted | Exit::Terminated => {
             // What a newer program wrote may be one timeline's.
-            matches!(failure, Failure::Engine(Error::Damaged { .. }))
+            matches!(
+                failure,
+                Failure::Engine(Error::ObjectTooNew { .. })
+                    | Failure::Timeline(TimelineError::Engine(Error::ObjectTooNew { .. }))
+            )
         }
     }
 }

@@ -135,6 +135,7 @@ impl WorkDir {
             layers: layers.collect(),
             metadata: self.metadata.clone(),
             disk_consistent_lsn: self.metadata.as_ref().map(|metadata| Lsn(metadata.bytes.len() as u64)),
+            is_partial: false,
             ancestor: None,
         }
     }

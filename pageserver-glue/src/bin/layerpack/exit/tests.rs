@@ -1,6 +1,6 @@
 //! Tests of the exit codes.
 
-use layer_archive::{Crc32c, Generation, LayerName, Seq, WriterInfo};
+use layer_archive::{Crc32c, FormatError, Generation, LayerName, Seq, WriterInfo};
 
 use super::*;
 
@@ -8,6 +8,10 @@ const ID: &str = "1f8ae1ef8989d5601e73fd13ae3dcd26";
 
 fn storage(kind: ErrorKind, operation: Operation) -> Failure {
     EngineError::from(StorageError::new(kind, operation, "tenants/x", "test")).into()
+}
+
+fn too_new(source: FormatError) -> Failure {
+    EngineError::ObjectTooNew { object: "log/1".into(), source }.into()
 }
 
 fn damaged(source: FormatError) -> Failure {
@@ -51,7 +55,7 @@ fn every_kind_of_error_has_its_code() {
         (5, EngineError::StaleGeneration { ours: Generation(1), last: Generation(2) }.into()),
         (6, EngineError::NoStore { url: url() }.into()),
         (6, EngineError::StoreTooNew { url: url(), needed: 9, supported: 1 }.into()),
-        (6, damaged(FormatError::TooNew { what: "bundle", needed: 9, supported: 1 })),
+        (6, too_new(FormatError::TooNew { what: "bundle", needed: 9, supported: 1 })),
         (6, storage(ErrorKind::StoreMissing, Operation::Open)),
         (6, storage(ErrorKind::PermissionDenied, Operation::Get)),
         (6, storage(ErrorKind::Connection, Operation::List)),

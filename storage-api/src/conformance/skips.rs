@@ -1,4 +1,4 @@
-//! Skipped checks: a test that cannot run here says so where `cargo xtask ci` sees it.
+//! Skipped checks: a test that cannot run here says so where continuous integration sees it.
 
 use std::fs::File;
 use std::io::{self, Write};
