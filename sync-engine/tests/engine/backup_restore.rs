@@ -171,6 +171,11 @@ async fn equal_names_with_other_contents_are_conflicts_on_both_ways() {
         assert_eq!(report.conflicts.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["a"]);
         assert!(report.metadata_held_back);
     }
+    // What is left to do cannot be done: nothing is written for it, not even a claim.
+    let before = test.counts();
+    let report = backup(&store, &work, Mirror::Off).await.unwrap();
+    assert!(report.metadata_held_back && test.counts().since(&before).put == 0);
+
     let mut with_c = stored.clone();
     with_c.insert("c".into(), b"new".to_vec());
     assert_restores(&store, &with_c).await;

@@ -137,6 +137,8 @@ async fn a_corrupt_frame_costs_the_layers_in_it_and_no_half_written_file_stays()
     let dir = TempDir::new().unwrap();
     let report = restore(&store, dir.path()).await.unwrap();
     assert_eq!(report.failed.iter().map(|failed| failed.name.as_str()).collect::<Vec<_>>(), ["large"]);
+    let cause = std::error::Error::source(&*report.failed[0].error).unwrap().to_string();
+    assert!(cause.contains("checksum mismatch of stored layer at offset"), "{cause}");
     let mut rest = files(work.path());
     rest.remove("large");
     assert!(files(dir.path()) == rest);

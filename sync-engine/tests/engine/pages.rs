@@ -36,6 +36,32 @@ async fn one_layer_costs_one_get_of_its_frames() {
 }
 
 #[tokio::test]
+async fn what_stands_in_the_way_of_a_layer_is_neither_followed_nor_waited_for() {
+    let test = TestStore::memory();
+    let work = WorkDir::new();
+    work.put("layer", b"bytes");
+    let store = test.create().await;
+    backup(&store, &work, Mirror::Off).await.unwrap();
+    let view = open(&store).await;
+    let entry = &view.state.layers()[&name("layer")];
+    let dir = TempDir::new().unwrap();
+    let target = DurableDir::create(dir.path()).unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::File::create(&elsewhere).unwrap();
+    let path = dir.path().join("layer");
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    for _ in 0..2 {
+        let fetched = fetch_layer(&store, &view.keys, entry, &target, &Arc::new(Progress::default())).await;
+        assert!(matches!(fetched, Err(Error::Local { doing: "open", .. })), "{fetched:?}");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+    }
+    assert_eq!(elsewhere.metadata().unwrap().len(), 0);
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 2, "a temporary file stayed");
+}
+
+#[tokio::test]
 async fn a_page_of_a_layer_of_64_mb_costs_two_gets_and_less_than_400_kb() {
     let test = TestStore::memory();
     let work = WorkDir::new();
