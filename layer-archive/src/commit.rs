@@ -38,7 +38,8 @@ pub struct Commit {
     pub time: UnixMillis,
     /// New timeline metadata.
     pub metadata: Option<TimelineMetadata>,
-    /// Up to which LSN the timeline is durable with this record.
+    /// Up to which LSN the timeline is durable with this record. With metadata, `None` means that it does not say;
+    /// without, that nothing changes.
     pub disk_consistent_lsn: Option<Lsn>,
     /// The timeline this one was branched from, said once, by the first commit.
     pub ancestor: Option<Ancestor>,

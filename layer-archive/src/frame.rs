@@ -67,7 +67,10 @@ impl FrameCompressor {
             self.compressor.set_compression_level(level.0).map_err(failed)?;
             self.level = level;
         }
-        let stored = Bytes::from(self.compressor.compress(plain).map_err(failed)?);
+        let mut stored = self.compressor.compress(plain).map_err(failed)?;
+        // It was made as large as the worst case; frames wait for each other in memory.
+        stored.shrink_to_fit();
+        let stored = Bytes::from(stored);
         let plain_len = u32::try_from(plain.len())
             .map_err(|_| FormatError::malformed("frame", "its plain text is over 4 GiB"))?;
         Ok(EncodedFrame { crc32c: Crc32c::of(&stored), stored, plain_len })

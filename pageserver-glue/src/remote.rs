@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+#[cfg(feature = "localfs")]
+use std::time::Duration;
 
 use storage_api::{ObjectStore, StorageError};
 use url::Url;
@@ -54,6 +56,14 @@ pub enum RemoteError {
         /// What is missing.
         backend: &'static str,
     },
+    /// What killed writers have left could not be removed.
+    #[error("could not remove what killed writers have left in {url}")]
+    Sweep {
+        /// The remote.
+        url: String,
+        /// Why not.
+        source: StorageError,
+    },
     /// The backend could not open the store.
     #[error("cannot use {url} as a remote: check that it is the right URL and a directory you may use")]
     Open {
@@ -71,6 +81,7 @@ impl FromStr for RemoteUrl {
         let invalid = |why: &str| InvalidRemoteUrl { text: text.to_owned(), why: why.to_owned() };
         let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
         let place = match url.scheme() {
+            "file" if !has_authority(text) => return Err(invalid(THREE_SLASHES)),
             "file" => directory(&url).map(Place::Directory).map_err(invalid)?,
             "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Place::S3,
             "s3" => return Err(invalid("it names no bucket")),
@@ -80,15 +91,22 @@ impl FromStr for RemoteUrl {
     }
 }
 
+const THREE_SLASHES: &str = "a file URL has three slashes before an absolute path";
+
+/// Whether a file URL is written out. What is not, `file:dir`, means a path of the root to a URL parser, and one of the
+/// current directory to who wrote it.
+fn has_authority(text: &str) -> bool {
+    ["file:///", "file://localhost/"]
+        .iter()
+        .any(|start| text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start)))
+}
+
 /// The directory that a file URL names.
 fn directory(url: &Url) -> Result<PathBuf, &'static str> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err("in a file URL, ? is written %3F and # is written %23");
     }
-    if !url.path().starts_with('/') {
-        return Err("the path must be absolute");
-    }
-    let path = url.to_file_path().map_err(|()| "a file URL has three slashes before an absolute path")?;
+    let path = url.to_file_path().map_err(|()| THREE_SLASHES)?;
     if path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err("it holds a NUL");
     }
@@ -113,6 +131,15 @@ impl RemoteUrl {
             Place::Directory(path) => self.open_directory(path, absent),
             Place::S3 => Err(self.not_built_in("s3")),
         }
+    }
+
+    /// Removes what killed writers have left in the store and nobody wrote to for `older_than`: at least an hour, so
+    /// that no writer that is alive loses anything. Returns how many files. Only directories have such leftovers.
+    #[cfg(feature = "localfs")]
+    pub async fn sweep_stale(&self, older_than: Duration) -> Result<u64, RemoteError> {
+        let Place::Directory(path) = &self.place else { return Ok(0) };
+        let failed = |source| RemoteError::Sweep { url: self.text.clone(), source };
+        storage_localfs::LocalStore::open(path).map_err(failed)?.sweep_stale(older_than).await.map_err(failed)
     }
 
     #[cfg(feature = "localfs")]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use layer_archive::{Ancestor, LayerName, Level, TenantId, TimelineId, TimelineMetadata};
 use sync_engine::{
-    BackupOptions, BackupReport, LocalTimeline, Mirror, Progress, RestoreReport, Store, TimelineListing,
-    TimelineView, execute_backup, execute_restore, hash_existing, plan_backup, plan_restore,
+    BackupOptions, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestoreReport, Store,
+    TimelineListing, TimelineView, execute_backup, execute_restore, hash_existing, plan_backup, plan_restore,
 };
 
 use crate::{DirEntries, LayerKind, Skipped, TimelineScan, WorkDir, WorkDirError};
@@ -47,6 +47,8 @@ pub struct TimelineRestore {
     pub report: RestoreReport,
     /// Files in the directory that are not in the timeline. They were left alone.
     pub extra: Vec<String>,
+    /// Damage in the store that did not keep the timeline from being read.
+    pub damage: Vec<Finding>,
 }
 
 /// The layers and the metadata of a scan, as the engine takes them. What the names and the metadata say goes along.
@@ -67,7 +69,8 @@ pub fn local_timeline(scan: TimelineScan) -> LocalTimeline {
         }
     });
     LocalTimeline {
-        is_partial: scan.skipped.iter().any(|skipped| skipped.reason.may_be_a_layer()),
+        is_partial: scan.skipped.iter().any(|skipped| skipped.may_be_a_layer),
+        present: scan.present,
         layers: layers.collect(),
         metadata: scan.metadata.map(|file| TimelineMetadata { file_name: file.name, bytes: file.bytes }),
         disk_consistent_lsn: parsed.as_ref().map(|metadata| metadata.disk_consistent_lsn),
@@ -120,7 +123,7 @@ pub async fn restore_timeline(
     let extra = extra_files(view, &there);
     let plan = plan_restore(state, existing);
     let report = execute_restore(store, &view.keys, state, plan, &dir, progress).await?;
-    Ok(TimelineRestore { seq: state.seq(), report, extra })
+    Ok(TimelineRestore { seq: state.seq(), report, extra, damage: view.damage.clone() })
 }
 
 fn extra_files(view: &TimelineView, there: &DirEntries) -> Vec<String> {

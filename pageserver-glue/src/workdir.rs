@@ -206,7 +206,7 @@ impl WorkDir {
 
     fn skip(&self, path: &Path, reason: SkipReason) -> Skipped {
         let below_root = path.strip_prefix(&self.root).unwrap_or(path);
-        Skipped { path: below_root.to_string_lossy().into_owned(), reason }
+        Skipped { path: below_root.to_string_lossy().into_owned(), reason, may_be_a_layer: false }
     }
 }
 

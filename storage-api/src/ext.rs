@@ -23,7 +23,12 @@ pub trait ObjectStoreExt: ObjectStore {
 
     /// All objects under `prefix`, page by page, in byte order.
     async fn list_all(&self, prefix: &KeyPrefix) -> Result<Vec<ObjectInfo>> {
-        let mut request = ListRequest { prefix: prefix.clone(), ..ListRequest::default() };
+        self.list_after(prefix, None).await
+    }
+
+    /// The objects under `prefix` whose keys come after `start_after`, page by page, in byte order.
+    async fn list_after(&self, prefix: &KeyPrefix, start_after: Option<String>) -> Result<Vec<ObjectInfo>> {
+        let mut request = ListRequest { prefix: prefix.clone(), start_after, ..ListRequest::default() };
         let mut objects = Vec::new();
         loop {
             let page = self.list(&request).await?;

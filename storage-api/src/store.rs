@@ -38,6 +38,10 @@ pub trait ObjectStore: Debug + Send + Sync {
     async fn head(&self, key: &Key) -> Result<ObjectInfo>;
 
     /// One page of keys in byte order.
+    ///
+    /// Every put and delete that was acknowledged before the call is seen. A list is no snapshot of what happens
+    /// meanwhile: it may show an object and lack one that was acknowledged before the put of the first began, in one
+    /// page (no page of S3 is said to be better) and all the more across pages. Who needs both lists once more.
     async fn list(&self, request: &ListRequest) -> Result<ListPage>;
 
     /// Deletes up to [`Capabilities::delete_keys_max`] keys, and says of each what became of it.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt};
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, DirEntry, FileType, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use storage_api::{ErrorKind, Key};
@@ -179,6 +179,17 @@ pub(crate) fn open_dir(dir: &Dir, name: &str, path: &str) -> Result<Dir> {
             _ => Fault::io("open", path, error),
         }
     })
+}
+
+/// What `entry` of `dir` is. `path` is for the error.
+pub(crate) fn entry_type(dir: &Dir, entry: &DirEntry, path: &str) -> Result<FileType> {
+    let fault = |error| Fault::io("look up", path, error);
+    let file_type = entry.file_type().map_err(fault)?;
+    if file_type.is_file() || file_type.is_dir() || file_type.is_symlink() {
+        return Ok(file_type);
+    }
+    // Some file systems do not say in the directory what its entries are.
+    dir.symlink_metadata(entry.file_name()).map(|metadata| metadata.file_type()).map_err(fault)
 }
 
 /// The metadata of the object `name` in `dir`; what is no regular file is no object. `path` is for the error.

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cap_std::fs::{Dir, OpenOptions};
+use rustix::fs::{AtFlags, RenameFlags, linkat, renameat, renameat_with};
+use rustix::io::Errno;
 use storage_api::{ErrorKind, PutMode};
 
 use crate::fault::{Fault, Result};
@@ -63,11 +65,11 @@ impl<'a> Stage<'a> {
     pub(crate) fn publish(mut self, target: &str, mode: PutMode) -> Result<()> {
         self.file.sync_all().map_err(|error| Fault::io("sync", self.path, error))?;
         let published = match mode {
-            PutMode::Overwrite => self.dir.rename(&self.name, self.dir, target),
-            PutMode::Create => self.dir.hard_link(&self.name, self.dir, target),
+            PutMode::Overwrite => renameat(self.dir, &self.name, self.dir, target).map(|()| By::Rename),
+            PutMode::Create => rename_or_link(|| self.rename_anew(target), || self.link(target)),
         };
-        self.is_named = mode == PutMode::Create || published.is_err();
-        let published = published.map_err(|error| self.refusal(target, error));
+        self.is_named = !matches!(published, Ok(By::Rename));
+        let published = published.map(drop).map_err(|errno| self.refusal(target, errno));
         let (dir, path) = (self.dir, self.path);
         // Unlinks the stage file, before the directory is synced rather than after.
         drop(self);
@@ -77,12 +79,50 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn refusal(&self, target: &str, error: io::Error) -> Fault {
+    fn rename_anew(&self, target: &str) -> Result<(), Errno> {
+        renameat_with(self.dir, &self.name, self.dir, target, RenameFlags::NOREPLACE)
+    }
+
+    fn link(&self, target: &str) -> Result<(), Errno> {
+        linkat(self.dir, &self.name, self.dir, target, AtFlags::empty())
+    }
+
+    fn refusal(&self, target: &str, errno: Errno) -> Fault {
         if self.dir.symlink_metadata(target).is_ok_and(|metadata| metadata.is_dir()) {
             let wrong = "a directory has this name, and a key cannot exist beside others below it";
             return Fault::new(ErrorKind::Invalid, "publish", self.path, wrong);
         }
-        Fault::io("publish", self.path, error)
+        if errno == Errno::NOTSUP {
+            let wrong =
+                "its file system has neither a rename that replaces nothing nor hard links: use another one";
+            return Fault::new(ErrorKind::Unsupported, "publish", self.path, wrong);
+        }
+        Fault::io("publish", self.path, errno.into())
+    }
+}
+
+/// How a file got its name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Rename,
+    /// It has the name it had before as well.
+    Link,
+}
+
+/// Gives a file a name that nobody has: by `rename`, or by `link` where the file system knows no rename that replaces
+/// nothing (NFS). Many have one of the two only.
+fn rename_or_link(
+    rename: impl FnOnce() -> Result<(), Errno>,
+    link: impl FnOnce() -> Result<(), Errno>,
+) -> Result<By, Errno> {
+    match rename() {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        renamed => return renamed.map(|()| By::Rename),
+    }
+    match link() {
+        // This would read as if somebody had no right to, and nobody has.
+        Err(Errno::PERM | Errno::NOSYS | Errno::MLINK) => Err(Errno::NOTSUP),
+        linked => linked.map(|()| By::Link),
     }
 }
 
@@ -94,3 +134,6 @@ impl Drop for Stage<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use cap_std::fs::{Dir, DirEntry};
 
 use crate::fault::{Fault, Result};
-use crate::root::{Root, open_dir};
+use crate::root::{Root, entry_type, open_dir};
 use crate::stage::STAGE_PREFIX;
 use crate::uploads::{UPLOADS_DIR, read_key};
 
@@ -36,7 +36,7 @@ fn sweep_dir(dir: &Dir, path: &str, before: SystemTime) -> Result<u64> {
 
 fn sweep_entry(parent: &Dir, entry: &DirEntry, name: &str, path: &str, before: SystemTime) -> Result<u64> {
     let fault = |error| Fault::io("sweep", path, error);
-    let file_type = entry.file_type().map_err(fault)?;
+    let file_type = entry_type(parent, entry, path)?;
     if file_type.is_dir() {
         let dir = open_dir(parent, name, path)?;
         let swept = sweep_dir(&dir, path, before)?;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::error::Error;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -93,23 +94,66 @@ async fn a_linked_file_is_refused_or_replaced() {
     fixture.assert_outside_is_untouched();
 }
 
+/// Asserts that a list of `prefix`, rolled up or not, is refused because of `path`.
+async fn assert_list_names(store: &LocalStore, prefix: &KeyPrefix, path: &str, what: &str) {
+    for rolled_up in [false, true] {
+        let request = ListRequest { prefix: prefix.clone(), rolled_up, ..ListRequest::default() };
+        let error = store.list(&request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{path}, rolled up: {rolled_up}");
+        let fault = error.source().unwrap();
+        assert_eq!(fault.to_string(), format!("cannot list {path:?}"));
+        let cause = fault.source().unwrap().to_string();
+        assert!(cause.starts_with(&format!("{what} is not an object: ")), "{cause}");
+    }
+}
+
 #[tokio::test]
-async fn links_are_not_listed_not_even_inside_the_root() {
+async fn a_link_makes_the_list_fail_even_inside_the_root() {
+    for (target, link) in
+        [("real", "inside"), ("object", "real/alias"), ("..", "real/loop"), ("nowhere", "dangling")]
+    {
+        let fixture = Fixture::new();
+        let store = &fixture.store;
+        store.put(&key("other/object"), Body::new("x"), PutMode::Create).await.unwrap();
+        store.put(&key("real/object"), Body::new("x"), PutMode::Create).await.unwrap();
+        symlink(target, fixture.root.path().join(link)).unwrap();
+        assert_list_names(store, &KeyPrefix::root(), link, "a symbolic link").await;
+        let other = store.list_all(&KeyPrefix::new("other/").unwrap()).await.unwrap();
+        assert_eq!(other.len(), 1, "a link elsewhere is no concern of this list");
+        assert_denied(store.get(&key(&format!("{link}/object")), GetRange::Full).await);
+        assert_eq!(store.sweep_stale(std::time::Duration::ZERO).await.unwrap(), 0);
+    }
+    let fixture = Fixture::new();
+    symlink(fixture.outside.path(), fixture.root.path().join("outside")).unwrap();
+    assert_list_names(&fixture.store, &KeyPrefix::root(), "outside", "a symbolic link").await;
+    fixture.assert_outside_is_untouched();
+}
+
+#[tokio::test]
+async fn an_object_replaced_by_a_link_is_missed() {
     let fixture = Fixture::new();
     let store = &fixture.store;
-    store.put(&key("real/object"), Body::new("x"), PutMode::Create).await.unwrap();
-    symlink("real", fixture.root.path().join("inside")).unwrap();
-    symlink(fixture.outside.path(), fixture.root.path().join("outside")).unwrap();
-    symlink("..", fixture.root.path().join("real/loop")).unwrap();
-    symlink("object", fixture.root.path().join("real/alias")).unwrap();
+    for name in ["log/1", "log/2", "log/3"] {
+        store.put(&key(name), Body::new("x"), PutMode::Create).await.unwrap();
+    }
+    let last = fixture.root.path().join("log/3");
+    fs::rename(&last, fixture.outside.path().join("moved")).unwrap();
+    symlink(fixture.outside.path().join("moved"), &last).unwrap();
+    assert_list_names(store, &KeyPrefix::new("log/").unwrap(), "log/3", "a symbolic link").await;
+    let after = ListRequest { start_after: Some("log/2".to_owned()), ..ListRequest::default() };
+    assert_denied(store.list(&after).await);
+}
+
+#[tokio::test]
+async fn links_under_names_that_no_key_has_are_not_listed() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    store.put(&key("a/object"), Body::new("x"), PutMode::Create).await.unwrap();
+    for name in [".layerpack-mine", "a/.layerpack-stage-1-2", "a/new\nline"] {
+        symlink(fixture.outside.path(), fixture.root.path().join(name)).unwrap();
+    }
     let listed = store.list_all(&KeyPrefix::root()).await.unwrap();
-    assert_eq!(listed.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["real/object"]);
-    let request = ListRequest { rolled_up: true, ..ListRequest::default() };
-    assert_eq!(store.list(&request).await.unwrap().common_prefixes, [KeyPrefix::new("real/").unwrap()]);
-    assert_denied(store.get(&key("inside/object"), GetRange::Full).await);
-    assert_denied(store.get(&key("real/loop/real/object"), GetRange::Full).await);
-    assert_eq!(store.sweep_stale(std::time::Duration::ZERO).await.unwrap(), 0);
-    fixture.assert_outside_is_untouched();
+    assert_eq!(listed.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["a/object"]);
 }
 
 #[tokio::test]
@@ -158,5 +202,5 @@ async fn what_is_no_regular_file_is_no_object() {
     .unwrap();
     assert_eq!(store.get(&key("pipe"), GetRange::Full).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(store.head(&key("pipe")).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert!(store.list_all(&KeyPrefix::root()).await.unwrap().is_empty());
+    assert_list_names(store, &KeyPrefix::root(), "pipe", "a pipe, socket or device").await;
 }

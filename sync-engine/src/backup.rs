@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::hash::hash_files;
 use crate::pack::{Keep, PackInput, Packed, pack};
 use crate::{
-    Draft, Error, LocalLayer, LocalTimeline, PackOptions, Progress, Result, Store, TimelineState,
+    Draft, Error, Finding, LocalLayer, LocalTimeline, PackOptions, Progress, Result, Store, TimelineState,
     TimelineView, TimelineWriter, WriterOptions,
 };
 
@@ -58,8 +58,22 @@ pub struct BackupPlan {
     pub metadata: Option<TimelineMetadata>,
     /// Up to which LSN the timeline is durable with that metadata.
     pub disk_consistent_lsn: Option<Lsn>,
+    /// The work directory is older than the store: nothing is written.
+    pub metadata_conflict: Option<MetadataConflict>,
     /// Where the timeline was branched off, if the store does not know yet.
     pub ancestor: Option<Ancestor>,
+    /// What the plan was made of, to make it again where the timeline has moved on before it was claimed.
+    local: LocalTimeline,
+    mirror: Mirror,
+}
+
+/// The metadata here is older than that in the store: the work directory is an older state of the timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetadataConflict {
+    /// Up to which LSN the work directory is durable.
+    pub local: Lsn,
+    /// Up to which LSN the store is.
+    pub stored: Lsn,
 }
 
 /// A layer that is not the same here and in the store.
@@ -105,15 +119,25 @@ pub struct BackupReport {
     pub failed: Vec<FailedLayer>,
     /// Whether new metadata was held back, because it may need layers that could not be packed.
     pub metadata_held_back: bool,
+    /// Removals that were held back, because what replaces those layers may be what could not be packed.
+    pub removals_held_back: usize,
+    /// The work directory is older than the store: nothing was written.
+    pub metadata_conflict: Option<MetadataConflict>,
+    /// What was found damaged on the way.
+    pub damage: Vec<Finding>,
     /// Why no manifest was written, where one was due. The commit stands without it.
     pub manifest_error: Option<Arc<Error>>,
 }
 
 impl BackupPlan {
-    /// Whether there is nothing to write. New metadata is not written as long as layers are missing that it may need.
+    /// Whether there is nothing to write.
+    ///
+    /// As long as layers are missing, what may need them is not written: new metadata, and removals, whose
+    /// replacements they may be.
     pub fn is_empty(&self) -> bool {
-        let metadata = self.metadata.is_some() && !self.is_incomplete();
-        self.add.is_empty() && self.remove.is_empty() && !metadata && self.ancestor.is_none()
+        let whole = !self.is_incomplete();
+        let finishes = whole && (self.metadata.is_some() || !self.remove.is_empty());
+        self.add.is_empty() && !finishes && self.ancestor.is_none()
     }
 
     /// Whether something on the disk will not be in the store.
@@ -129,6 +153,14 @@ pub async fn plan_backup(
     mirror: Mirror,
     progress: &Arc<Progress>,
 ) -> Result<BackupPlan> {
+    let mut plan = BackupPlan { is_partial: local.is_partial, mirror, ..BackupPlan::default() };
+    if let (Some(here), Some(stored)) = (local.disk_consistent_lsn, state.disk_consistent_lsn())
+        && here < stored
+    {
+        plan.metadata_conflict = Some(MetadataConflict { local: here, stored });
+        return Ok(plan);
+    }
+    plan.local = local.clone();
     let recurring = sizes_that_recur(state, &local.layers);
     let needs_hash = |layer: &LocalLayer| match state.layers().get(&layer.name) {
         Some(stored) => stored.raw.size == layer.raw_size,
@@ -138,30 +170,47 @@ pub async fn plan_backup(
     progress.expect(hashed.iter().map(|layer| layer.raw_size).sum());
     let digests =
         hash_files(hashed.iter().map(|layer| layer.path.clone()).collect(), Arc::clone(progress)).await;
-    let mut plan = BackupPlan { is_partial: local.is_partial, ..BackupPlan::default() };
-    let mut names = BTreeSet::new();
+    let mut names = local.present;
     let digests = digests.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     for (layer, digest) in hashed.into_iter().chain(unhashed).zip(digests) {
         names.insert(layer.name.clone());
         plan.place(state, layer, digest);
     }
     plan.add.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    if mirror != Mirror::Off {
-        plan.remove = state.layers().keys().filter(|name| !names.contains(*name)).cloned().collect();
-        let (removed, total) = (plan.remove.len(), state.layers().len());
-        if mirror == Mirror::Guarded && removed * 2 > total {
-            let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
-            return Err(Error::MirrorTooMuch { tenant, timeline, removed, total });
-        }
-    }
-    if local.metadata.as_ref() != state.metadata() {
+    plan.remove = removals(state, &names, mirror, local.metadata.as_ref())?;
+    if local.metadata.is_some() && local.metadata.as_ref() != state.metadata() {
         plan.metadata = local.metadata;
         plan.disk_consistent_lsn = local.disk_consistent_lsn;
     }
-    if local.ancestor.as_ref() != state.ancestor() {
+    if local.ancestor.is_some() && local.ancestor.as_ref() != state.ancestor() {
         plan.ancestor = local.ancestor;
     }
     Ok(plan)
+}
+
+/// The layers of `state` that a mirror removes, because the work directory does not have them under any form.
+fn removals(
+    state: &TimelineState,
+    names: &BTreeSet<LayerName>,
+    mirror: Mirror,
+    metadata: Option<&TimelineMetadata>,
+) -> Result<Vec<LayerName>> {
+    if mirror == Mirror::Off {
+        return Ok(Vec::new());
+    }
+    let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
+    let remove: Vec<LayerName> =
+        state.layers().keys().filter(|name| !names.contains(*name)).cloned().collect();
+    let (removed, total) = (remove.len(), state.layers().len());
+    if mirror == Mirror::Guarded && removed > 0 {
+        if state.metadata().is_some() && metadata.is_none() {
+            return Err(Error::UnfinishedRestore { tenant, timeline });
+        }
+        if removed * 2 > total {
+            return Err(Error::MirrorTooMuch { tenant, timeline, removed, total });
+        }
+    }
+    Ok(remove)
 }
 
 impl BackupPlan {
@@ -200,39 +249,44 @@ fn sizes_that_recur(state: &TimelineState, layers: &[LocalLayer]) -> HashMap<u64
     counts
 }
 
-/// Does what a plan says: claims the timeline, uploads bundles, and commits them with one record.
+/// Does what a plan says: packs, claims the timeline, uploads bundles, and commits them with one record.
 ///
-/// An empty plan writes nothing, not even a claim.
+/// Where there turns out to be nothing to write, nothing is written, not even a claim. Where the timeline has moved on
+/// between the plan and the claim, the plan is made again: under the claim the state stands still.
 pub async fn execute_backup(
     store: &Store,
     view: TimelineView,
     plan: BackupPlan,
     options: BackupOptions,
 ) -> Result<BackupReport> {
-    let mut report = BackupReport {
-        seq: view.state.seq(),
-        unchanged: plan.unchanged,
-        conflicts: plan.conflicts.clone(),
-        failed: plan.failed.clone(),
-        ..BackupReport::default()
-    };
-    let incomplete = plan.is_incomplete();
-    report.metadata_held_back = incomplete && plan.metadata.is_some();
+    let mut report = BackupReport::of(&view, &plan);
     if plan.is_empty() {
         return Ok(report);
     }
-    let BackupPlan { add, remove, metadata, disk_consistent_lsn, ancestor, .. } = plan;
-    let removed = remove.into_iter().map(|name| Removed { name, reason: RemovalReason::Compacted }).collect();
-    let mut draft = Draft { ancestor, removed, released: true, ..Draft::default() };
+    let planned_at = view.state.seq();
+    let mut packing = Packing::start(&plan, &options).await;
+    if packing.is_empty() && plan.without_layers(&packing.failed).is_empty() {
+        report.end(&plan, packing.finish().await?);
+        return Ok(report);
+    }
     let mut writer = TimelineWriter::claim(store, view, options.writer.clone()).await?;
-    let (bundle, failed) = upload(&mut writer, add, &options, &mut draft, &mut report).await?;
-    report.failed.extend(failed);
-    // The record that carries metadata comes after every layer that it needs.
-    if incomplete || !report.failed.is_empty() {
-        report.metadata_held_back = metadata.is_some();
-    } else {
-        draft.metadata = metadata;
-        draft.disk_consistent_lsn = disk_consistent_lsn;
+    let mut plan = plan;
+    if writer.view().state.seq() != planned_at.next() {
+        drop(packing);
+        plan = plan_backup(&writer.view().state, plan.local, plan.mirror, &options.progress).await?;
+        report = BackupReport::of(writer.view(), &plan);
+        packing = Packing::start(&plan, &options).await;
+    }
+    let mut draft = Draft { ancestor: plan.ancestor.clone(), released: true, ..Draft::default() };
+    let (bundle, failed) = packing.upload(&mut writer, &mut draft, &mut report).await?;
+    report.end(&plan, failed);
+    if !report.metadata_held_back {
+        draft.metadata = plan.metadata;
+        draft.disk_consistent_lsn = plan.disk_consistent_lsn;
+    }
+    if report.removals_held_back == 0 {
+        draft.removed =
+            plan.remove.into_iter().map(|name| Removed { name, reason: RemovalReason::Compacted }).collect();
     }
     report.removed = draft.removed.len();
     let record = writer.append(draft, bundle).await?;
@@ -245,7 +299,39 @@ pub async fn execute_backup(
     Ok(report)
 }
 
+impl BackupPlan {
+    /// What is left of the plan where none of its layers could be packed.
+    fn without_layers(&self, failed: &[FailedLayer]) -> Self {
+        let failed = self.failed.iter().chain(failed).cloned().collect();
+        Self { add: Vec::new(), failed, ..self.clone() }
+    }
+}
+
 impl BackupReport {
+    fn of(view: &TimelineView, plan: &BackupPlan) -> Self {
+        let mut report = Self {
+            seq: view.state.seq(),
+            unchanged: plan.unchanged,
+            conflicts: plan.conflicts.clone(),
+            metadata_conflict: plan.metadata_conflict,
+            damage: view.damage.clone(),
+            ..Self::default()
+        };
+        report.end(plan, Vec::new());
+        report
+    }
+
+    /// Takes in which layers failed, and what is held back because of them.
+    ///
+    /// The record that carries metadata comes after every layer that it needs; a removal comes with, or after, the
+    /// layers that replace what it removes.
+    fn end(&mut self, plan: &BackupPlan, failed: Vec<FailedLayer>) {
+        self.failed = plan.failed.iter().cloned().chain(failed).collect();
+        let whole = !plan.is_partial && plan.conflicts.is_empty() && self.failed.is_empty();
+        self.metadata_held_back = !whole && plan.metadata.is_some();
+        self.removals_held_back = if whole { 0 } else { plan.remove.len() };
+    }
+
     fn count_bundle(&mut self, index: &BundleIndex) {
         let layers = index.entries(index.origin().bundle);
         self.bundles += usize::from(!layers.is_empty());
@@ -255,45 +341,78 @@ impl BackupReport {
     }
 }
 
-/// Packs layers and uploads every bundle but the last, which goes into the record.
-async fn upload(
-    writer: &mut TimelineWriter,
-    add: Vec<(LocalLayer, Option<RawDigest>)>,
-    options: &BackupOptions,
-    draft: &mut Draft,
-    report: &mut BackupReport,
-) -> Result<(BundleWriter, Vec<FailedLayer>)> {
-    options.progress.expect(add.iter().map(|(layer, _)| layer.raw_size).sum());
-    let inputs: Vec<PackInput> = add.into_iter().map(|(layer, digest)| PackInput { layer, digest }).collect();
-    let (pack_options, progress) = (options.pack, Arc::clone(&options.progress));
-    // One bundle may wait while another is uploaded and a third is filled.
-    let (bundles, mut ready) = mpsc::channel(1);
-    let packing = tokio::task::spawn_blocking(move || {
-        pack(&inputs, pack_options, &progress, |packed| match bundles.blocking_send(packed) {
-            Ok(()) => Keep::Going,
-            Err(_) => Keep::Stopped,
-        })
-    });
-    let mut failed = Vec::new();
-    let mut last: Option<Box<BundleWriter>> = None;
-    while let Some(packed) = ready.recv().await {
-        match packed {
-            Packed::Failed { input, error } => {
-                failed.push(FailedLayer { name: input.layer.name, error: Arc::new(error) });
-            }
-            Packed::Bundle(bundle) => {
-                if let Some(full) = last.replace(bundle) {
-                    let (payload, layers) = writer.put_payload(*full).await?;
-                    report.bundles += 1;
-                    report.stored_bytes += payload.stored_bytes;
-                    report.layers += layers.len();
-                    report.raw_bytes += layers.iter().map(|layer| layer.raw.size).sum::<u64>();
-                    draft.payloads.push(payload);
-                    draft.added.extend(layers);
+/// Layers that are being packed, as far as the first bundle.
+struct Packing {
+    ready: mpsc::Receiver<Packed>,
+    task: tokio::task::JoinHandle<Result<()>>,
+    first: Option<Box<BundleWriter>>,
+    failed: Vec<FailedLayer>,
+}
+
+impl Packing {
+    /// Begins to pack what a plan adds, and waits for the first bundle.
+    async fn start(plan: &BackupPlan, options: &BackupOptions) -> Self {
+        options.progress.expect(plan.add.iter().map(|(layer, _)| layer.raw_size).sum());
+        let input = |(layer, digest): &(LocalLayer, Option<RawDigest>)| PackInput {
+            layer: layer.clone(),
+            digest: *digest,
+        };
+        let inputs: Vec<PackInput> = plan.add.iter().map(input).collect();
+        let (pack_options, progress) = (options.pack, Arc::clone(&options.progress));
+        // One bundle may wait while another is uploaded and a third is filled.
+        let (bundles, ready) = mpsc::channel(1);
+        let task = tokio::task::spawn_blocking(move || {
+            pack(&inputs, pack_options, &progress, |packed| match bundles.blocking_send(packed) {
+                Ok(()) => Keep::Going,
+                Err(_) => Keep::Stopped,
+            })
+        });
+        let mut packing = Self { ready, task, first: None, failed: Vec::new() };
+        packing.first = packing.next().await;
+        packing
+    }
+
+    /// Whether nothing could be packed.
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The next bundle.
+    async fn next(&mut self) -> Option<Box<BundleWriter>> {
+        loop {
+            match self.ready.recv().await? {
+                Packed::Bundle(bundle) => return Some(bundle),
+                Packed::Failed { input, error } => {
+                    self.failed.push(FailedLayer { name: input.layer.name, error: Arc::new(error) });
                 }
             }
         }
     }
-    packing.await.map_err(|error| Error::Task(error.to_string()))??;
-    Ok((last.map(|last| *last).unwrap_or_default(), failed))
+
+    /// Uploads every bundle but the last, which goes into the record. Returns that, and the layers that failed.
+    async fn upload(
+        mut self,
+        writer: &mut TimelineWriter,
+        draft: &mut Draft,
+        report: &mut BackupReport,
+    ) -> Result<(BundleWriter, Vec<FailedLayer>)> {
+        let mut last = self.first.take();
+        while let Some(bundle) = self.next().await {
+            let Some(full) = last.replace(bundle) else { continue };
+            let (payload, layers) = writer.put_payload(*full).await?;
+            report.bundles += 1;
+            report.stored_bytes += payload.stored_bytes;
+            report.layers += layers.len();
+            report.raw_bytes += layers.iter().map(|layer| layer.raw.size).sum::<u64>();
+            draft.payloads.push(payload);
+            draft.added.extend(layers);
+        }
+        Ok((last.map(|last| *last).unwrap_or_default(), self.finish().await?))
+    }
+
+    /// Waits for the end and returns the layers that failed.
+    async fn finish(self) -> Result<Vec<FailedLayer>> {
+        self.task.await.map_err(|error| Error::Task(error.to_string()))??;
+        Ok(self.failed)
+    }
 }

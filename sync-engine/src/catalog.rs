@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{PayloadId, Seq, TenantId, TimelineId};
-use storage_api::{KeyPrefix, ListPage, ListRequest, ObjectInfo, ObjectStore};
+use storage_api::{KeyPrefix, ListRequest, ObjectInfo, ObjectStore, ObjectStoreExt};
 
 use crate::layout::{ObjectName, StoreLayout, TimelineKeys, timeline_of};
 use crate::{Error, Result, Store};
@@ -35,17 +35,17 @@ impl TimelineListing {
             listing.whole = true;
             return Ok(listing);
         }
-        listing.add(keys, list_from(objects, &keys.manifests()?, None).await?);
+        listing.add(keys, objects.list_all(&keys.manifests()?).await?);
         let newest = listing.manifests.keys().next_back().map(|seq| keys.record(*seq)).transpose()?;
         let after = newest.map(|key| key.as_str().to_owned());
-        listing.add(keys, list_from(objects, &keys.log()?, after).await?);
+        listing.add(keys, objects.list_after(&keys.log()?, after).await?);
         Ok(listing)
     }
 
     /// Lists every object of a timeline.
     pub async fn read_whole(objects: &dyn ObjectStore, keys: &TimelineKeys) -> Result<Self> {
         let mut listing = Self::default();
-        listing.add(keys, list_from(objects, keys.prefix(), None).await?);
+        listing.add(keys, objects.list_all(keys.prefix()).await?);
         listing.whole = true;
         Ok(listing)
     }
@@ -56,7 +56,7 @@ impl TimelineListing {
         keys: &TimelineKeys,
     ) -> Result<BTreeMap<Seq, ObjectInfo>> {
         let mut listing = Self::default();
-        listing.add(keys, list_from(objects, &keys.manifests()?, None).await?);
+        listing.add(keys, objects.list_all(&keys.manifests()?).await?);
         Ok(listing.manifests)
     }
 
@@ -80,28 +80,6 @@ impl TimelineListing {
     pub fn stored_bytes(&self) -> u64 {
         let objects = self.records.values().chain(self.manifests.values()).chain(self.payloads.values());
         objects.map(|object| object.size).sum()
-    }
-
-    /// How many objects were listed.
-    pub fn object_count(&self) -> usize {
-        self.records.len() + self.manifests.len() + self.payloads.len()
-    }
-}
-
-async fn list_from(
-    objects: &dyn ObjectStore,
-    prefix: &KeyPrefix,
-    start_after: Option<String>,
-) -> Result<Vec<ObjectInfo>> {
-    let mut request = ListRequest { prefix: prefix.clone(), start_after, ..ListRequest::default() };
-    let mut found = Vec::new();
-    loop {
-        let ListPage { objects: page, common_prefixes: _, next } = objects.list(&request).await?;
-        found.extend(page);
-        match next {
-            Some(next) => request.start_after = Some(next),
-            None => return Ok(found),
-        }
     }
 }
 

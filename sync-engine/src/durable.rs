@@ -3,16 +3,14 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use crate::{Error, Result};
-
-/// Distinguishes the temporary files of one process.
-static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// A directory that files are published in: each is written under a temporary name, synced, renamed to its own name
 /// without replacing anything, and the directory is synced.
@@ -35,12 +33,17 @@ pub enum Published {
 pub(crate) struct TemporaryFile {
     file: File,
     path: PathBuf,
+    /// The directory, by which errors name the file: its own name means nothing to anybody.
+    dir: PathBuf,
     published: bool,
 }
 
 impl DurableDir {
     /// How the names of temporary files begin and end. A pageserver takes files that end so for temporary too.
     pub const TEMPORARY: (&'static str, &'static str) = (".layerpack-", ".temp");
+
+    /// How many directories above are synced: those of a pageserver's work directory.
+    const SYNCED_ABOVE: usize = 4;
 
     /// Creates the directory and those above it, durably, where they do not exist.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
@@ -61,10 +64,14 @@ impl DurableDir {
                 }
                 _ => {}
             }
-            sync_dir(match dir.parent() {
-                Some(above) if !above.as_os_str().is_empty() => above,
-                _ => Path::new("."),
-            })?;
+        }
+        // One that exists may not be durable: whoever made it may have been killed before it was synced.
+        for above in path.ancestors().skip(1).take(Self::SYNCED_ABOVE.max(missing.len())) {
+            match sync_dir(if above.as_os_str().is_empty() { Path::new(".") } else { above }) {
+                // Where the caller may not look, it has made nothing.
+                Err(Error::Local { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => break,
+                synced => synced?,
+            }
         }
         Ok(Self { path })
     }
@@ -74,22 +81,22 @@ impl DurableDir {
         &self.path
     }
 
-    /// Begins a file.
+    /// Begins a file. It is locked until it is dropped, which tells it from what a killed process has left.
     pub(crate) fn temporary(&self) -> Result<TemporaryFile> {
-        let (prefix, suffix) = Self::TEMPORARY;
-        let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
-        let path = self.path.join(format!("{prefix}{}-{number}{suffix}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).mode(0o600);
-        // A file of this name is left of a process that had this id and was killed.
-        let file = match options.clone().create_new(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&path).and_then(|()| options.create_new(true).open(&path))
+        let failed = |error| Error::local("create a file in", &self.path, error);
+        loop {
+            let (prefix, suffix) = Self::TEMPORARY;
+            let number = OsRng.try_next_u64().map_err(|error| failed(io::Error::other(error)))?;
+            let path = self.path.join(format!("{prefix}{number:016x}{suffix}"));
+            let file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+            lock(&file, FlockOperation::LockExclusive).map_err(failed)?;
+            let file = TemporaryFile { file, path, dir: self.path.clone(), published: false };
+            // A sweep may have come between the creation and the lock.
+            if file.file.metadata().map_err(failed)?.nlink() > 0 {
+                return Ok(file);
             }
-            opened => opened,
-        };
-        let file = file.map_err(|error| Error::local("create", &path, error))?;
-        Ok(TemporaryFile { file, path, published: false })
+        }
     }
 
     /// Writes and publishes a file.
@@ -106,17 +113,27 @@ impl DurableDir {
         sync_dir(&self.path)
     }
 
-    /// Removes temporary files that processes which no longer run have left. Returns how many.
-    pub(crate) fn sweep(&self) -> Result<usize> {
+    /// Removes the temporary files that killed processes have left: those that nobody has locked. Returns how many.
+    pub fn sweep(&self) -> Result<usize> {
         let mut swept = 0;
         let entries =
             std::fs::read_dir(&self.path).map_err(|error| Error::local("list", &self.path, error))?;
         for entry in entries {
             let entry = entry.map_err(|error| Error::local("list", &self.path, error))?;
-            if temporary_owner(&entry.file_name()).is_some_and(|pid| !is_alive(pid)) {
-                std::fs::remove_file(entry.path())
-                    .map_err(|error| Error::local("remove", entry.path(), error))?;
-                swept += 1;
+            let path = entry.path();
+            if !is_temporary(&entry.file_name()) {
+                continue;
+            }
+            // What is no file, or has gone meanwhile, is not ours to remove.
+            let Ok(file) = crate::hash::open_regular(&path) else { continue };
+            if lock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            match std::fs::remove_file(&path) {
+                Ok(()) => swept += 1,
+                // It was published between the two: its name is another one now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::local("remove", &path, error)),
             }
         }
         Ok(swept)
@@ -125,12 +142,12 @@ impl DurableDir {
 
 impl TemporaryFile {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|error| Error::local("write", &self.path, error))
+        self.file.write_all(bytes).map_err(|error| Error::local("write a file in", &self.dir, error))
     }
 
     /// Makes the contents durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| Error::local("sync", &self.path, error))
+        self.file.sync_all().map_err(|error| Error::local("sync a file in", &self.dir, error))
     }
 
     /// Syncs the file and gives it its name, without replacing a file that has it. The caller syncs the directory.
@@ -164,6 +181,7 @@ impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if !self.published
             && let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary file");
         }
@@ -185,15 +203,12 @@ fn sync_dir(path: &Path) -> Result<()> {
         .map_err(|error| Error::local("sync the directory", path, error))
 }
 
-/// The process that a temporary file's name says it belongs to.
-fn temporary_owner(name: &OsStr) -> Option<i32> {
-    let (prefix, suffix) = DurableDir::TEMPORARY;
-    let (pid, number) = name.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?.split_once('-')?;
-    number.parse::<u64>().ok()?;
-    pid.parse().ok()
+fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
+    flock(file, operation).map_err(io::Error::from)
 }
 
-fn is_alive(pid: i32) -> bool {
-    let alive = |pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
-    rustix::process::Pid::from_raw(pid).is_some_and(alive)
+fn is_temporary(name: &OsStr) -> bool {
+    let (prefix, suffix) = DurableDir::TEMPORARY;
+    let middle = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix));
+    middle.is_some_and(|number| number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }

@@ -198,6 +198,16 @@ pub enum Error {
         /// Layers in the store.
         total: usize,
     },
+    /// A mirror of a directory that lacks the metadata file, as an unfinished restore leaves it.
+    #[error(
+        "the work directory has no metadata file for {tenant}/{timeline}, though the store has one: this looks like an unfinished restore, and is not mirrored without --force"
+    )]
+    UnfinishedRestore {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
     /// A task of this program ended before it was done.
     #[error("an internal task ended early: {0}")]
     Task(String),

@@ -27,7 +27,8 @@ mod view;
 mod writer;
 
 pub use backup::{
-    BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, Mirror, execute_backup, plan_backup,
+    BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, MetadataConflict, Mirror, execute_backup,
+    plan_backup,
 };
 pub use catalog::{Catalog, CatalogEntry, TimelineListing};
 pub use durable::{DurableDir, Published};

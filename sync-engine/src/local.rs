@@ -1,5 +1,6 @@
 //! What the caller has on its disk: the layers of one timeline and its metadata.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use layer_archive::{Ancestor, LayerName, Level, Lsn, LsnRange, TimelineMetadata};
@@ -26,6 +27,8 @@ pub struct LocalLayer {
 pub struct LocalTimeline {
     /// The layers, in any order, their names distinct.
     pub layers: Vec<LocalLayer>,
+    /// Names that are there in a form that is no layer, a symbolic link for one. They are not gone.
+    pub present: BTreeSet<LayerName>,
     /// The metadata file, where there is one.
     pub metadata: Option<TimelineMetadata>,
     /// Up to which LSN the metadata says that the timeline is durable.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::TryRngCore;
 use serde::{Deserialize, Serialize};
-use storage_api::{Body, Crc32c, ErrorKind, GetRange, Key, ObjectStore, ObjectStoreExt, PutMode};
+use storage_api::{
+    Body, Crc32c, ErrorKind, GetRange, Key, KeyPrefix, ListRequest, ObjectStore, ObjectStoreExt, PutMode,
+};
 
 use crate::{Error, Result, StoreLayout};
 
@@ -123,8 +125,8 @@ impl Store {
             Body::new(Bytes::from_static(b"This object proved that the store refuses to create it twice.\n"));
         match objects.put(&probe, body.clone(), PutMode::Create).await {
             Ok(_) => {}
-            // An earlier attempt was broken off here.
-            Err(error) if error.is_already_exists() => {}
+            // An earlier attempt was broken off here; or this is a store that has lost its marker.
+            Err(error) if error.is_already_exists() => require_empty(&*objects, url).await?,
             Err(error) => return Err(error.into()),
         }
         match objects.put(&probe, body, PutMode::Create).await {
@@ -161,6 +163,17 @@ impl Store {
     pub fn marker(&self) -> &StoreMarker {
         &self.marker
     }
+}
+
+/// Refuses to put a new marker into a store that holds timelines already.
+async fn require_empty(objects: &dyn ObjectStore, url: &str) -> Result<()> {
+    let prefix = KeyPrefix::new(StoreLayout::TENANTS)?;
+    let page = objects.list(&ListRequest { prefix, max_keys: Some(1), ..ListRequest::default() }).await?;
+    if page.objects.is_empty() {
+        return Ok(());
+    }
+    let why = "it is missing, although the store holds timelines".into();
+    Err(Error::MarkerDamaged { url: url.into(), why })
 }
 
 /// Whether an opened store was created just now.

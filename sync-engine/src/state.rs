@@ -211,10 +211,11 @@ impl TimelineState {
     }
 
     fn apply_facts(&mut self, commit: &Commit) {
+        // What an older metadata file said of the LSN does not hold for a newer one that does not say.
         if let Some(metadata) = &commit.metadata {
             self.metadata = Some(metadata.clone());
-        }
-        if let Some(lsn) = commit.disk_consistent_lsn {
+            self.disk_consistent_lsn = commit.disk_consistent_lsn;
+        } else if let Some(lsn) = commit.disk_consistent_lsn {
             self.disk_consistent_lsn = Some(lsn);
         }
         if let Some(ancestor) = &commit.ancestor {

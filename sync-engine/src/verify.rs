@@ -7,7 +7,7 @@ use storage_api::{Key, ObjectInfo, ObjectStore};
 
 use crate::catalog::TimelineListing;
 use crate::object::{read_index, read_manifest, read_range, read_record};
-use crate::view::TimelineView;
+use crate::view::{TimelineView, lost};
 use crate::{Error, Result, Store, TimelineState};
 
 /// Stored bytes of a bundle that are read at once.
@@ -58,6 +58,7 @@ pub async fn verify_timeline(store: &Store, view: &TimelineView, depth: VerifyDe
     };
     let mut verify = Verify { objects, view, listing: &listing, report: &mut report };
     verify.manifests().await?;
+    verify.claim().await?;
     let mut by_bundle: BTreeMap<BundleId, Vec<&LayerEntry>> = BTreeMap::new();
     for layer in view.state.layers().values() {
         by_bundle.entry(layer.place.bundle).or_default().push(layer);
@@ -86,6 +87,23 @@ impl Verify<'_> {
             problem: problem.to_string(),
             layers,
         });
+    }
+
+    /// The newest claim is there: without it a writer that slept through it would not be fenced.
+    async fn claim(&mut self) -> Result<()> {
+        let seq = self.view.state.claim();
+        let key = self.view.keys.record(seq)?;
+        if seq == Seq(0) || self.listing.records.contains_key(&seq) {
+            return Ok(());
+        }
+        match self.objects.head(&key).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {
+                self.find(key.as_str(), "the writer's claim is missing", Vec::new())
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     /// Every manifest decodes, and the newest is what the ones before it become by the records between.
@@ -168,19 +186,10 @@ impl Verify<'_> {
     ) -> Result<()> {
         self.report.bundles += 1;
         let key = self.view.keys.bundle(bundle.id)?;
-        let all = || layers.iter().map(|layer| layer.name.clone()).collect();
-        let listed = match bundle.id {
-            BundleId::Record(seq) => self.listing.records.get(&seq),
-            BundleId::Payload(id) => self.listing.payloads.get(&id),
-        };
-        match listed {
-            None => self.find(key.as_str(), "it is missing", all()),
-            Some(info) if info.size != bundle.stored_bytes => {
-                let problem = format!("it has {} bytes instead of {}", info.size, bundle.stored_bytes);
-                self.find(key.as_str(), problem, all());
-            }
-            Some(_) if depth == VerifyDepth::Deep => self.deep(bundle, &key, layers).await?,
-            Some(_) => {}
+        match lost(self.objects, &self.view.keys, self.listing, &bundle).await? {
+            Some((object, problem)) => self.find(&object, problem, names(layers)),
+            None if depth == VerifyDepth::Deep => self.deep(bundle, &key, layers).await?,
+            None => {}
         }
         Ok(())
     }

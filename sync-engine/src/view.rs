@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use layer_archive::{BundleId, BundleIndex, FormatError, Seq, TenantId, TimelineId};
+use layer_archive::{BundleEntry, BundleId, BundleIndex, FormatError, LayerName, Seq, TenantId, TimelineId};
 use storage_api::{ErrorKind, ObjectInfo, ObjectStore};
 
 use crate::catalog::TimelineListing;
 use crate::layout::TimelineKeys;
 use crate::object::{read_manifest, read_record};
-use crate::{Error, Result, Store, TimelineState};
+use crate::{Error, Finding, Result, Store, TimelineState};
 
 /// Records whose tails are read at the same time.
 const TAILS_IN_FLIGHT: usize = 100;
@@ -31,8 +31,8 @@ pub struct TimelineView {
     pub replayed: u64,
     /// The bytes of those records' indexes.
     pub replayed_index_bytes: u64,
-    /// Damage that did not keep the state from being read: the object, and what is wrong with it.
-    pub damage: Vec<(String, FormatError)>,
+    /// Damage that did not keep the state from being read.
+    pub damage: Vec<Finding>,
 }
 
 /// The manifest that a state was read from.
@@ -44,8 +44,14 @@ pub struct ManifestUsed {
     pub stored_bytes: u64,
 }
 
-/// Why a reading has to start over: something went that was listed.
-struct Changed;
+/// What came of one reading.
+enum Reading {
+    Done(Box<TimelineView>),
+    /// Something that was listed has gone, or there is a newer manifest.
+    Changed,
+    /// This record was not listed, though later ones were, or a manifest was.
+    Gap(Seq),
+}
 
 impl TimelineView {
     /// Reads a timeline. `listing` is what is already known of its objects.
@@ -59,18 +65,29 @@ impl TimelineView {
     ) -> Result<Self> {
         let keys = TimelineKeys::new(tenant, timeline)?;
         let objects = &**store.objects();
+        let (tenant, timeline) = (tenant.clone(), timeline.clone());
         let mut known = listing;
+        let mut missed = None;
         for _ in 0..ATTEMPTS_MAX {
-            let listing = match known.take() {
-                Some(listing) => listing,
-                None => TimelineListing::read(objects, &keys).await?,
+            let listing = match (known.take(), missed) {
+                (Some(listing), _) => listing,
+                (None, None) => TimelineListing::read(objects, &keys).await?,
+                // A short list begins behind the newest manifest, which may not be the one that can be read.
+                (None, Some(_)) => TimelineListing::read_whole(objects, &keys).await?,
             };
             let empty = TimelineState::empty(tenant.clone(), timeline.clone());
-            if let Ok(view) = Self::read(objects, keys.clone(), listing, empty).await? {
-                return Ok(view);
+            match Self::read(objects, keys.clone(), listing, empty).await? {
+                Reading::Done(view) => return Ok(*view),
+                Reading::Changed => {}
+                // Only what two lists miss is missing: the first may have been made while records were written.
+                Reading::Gap(seq) if missed == Some(seq) => {
+                    let key = keys.record(seq)?.to_string();
+                    return Err(Error::Gap { tenant, timeline, seq, key });
+                }
+                Reading::Gap(seq) => missed = Some(seq),
             }
         }
-        Err(Error::Unstable { tenant: tenant.clone(), timeline: timeline.clone(), attempts: ATTEMPTS_MAX })
+        Err(Error::Unstable { tenant, timeline, attempts: ATTEMPTS_MAX })
     }
 
     /// Reads a timeline that must exist and not be deleted.
@@ -96,7 +113,7 @@ impl TimelineView {
         keys: TimelineKeys,
         listing: TimelineListing,
         empty: TimelineState,
-    ) -> Result<Result<Self, Changed>> {
+    ) -> Result<Reading> {
         let mut damage = Vec::new();
         let mut base = (empty, None);
         // The newest manifest, or the one before where it does not read.
@@ -106,10 +123,11 @@ impl TimelineView {
                     base = loaded;
                     break;
                 }
-                Err(Error::Storage(error)) if error.is_not_found() => return Ok(Err(Changed)),
+                Err(Error::Storage(error)) if error.is_not_found() => return Ok(Reading::Changed),
                 Err(Error::Damaged { object, source }) => {
-                    tracing::warn!(%object, error = %source, "a manifest is damaged: an older one and the log are used");
-                    damage.push((object, source));
+                    tracing::debug!(%object, error = %source, "a manifest is damaged: an older one and the log are used");
+                    let problem = format!("{source}; an older manifest and the log were used instead");
+                    damage.push(Finding { object, problem, layers: Vec::new() });
                 }
                 Err(error) => return Err(error),
             }
@@ -117,21 +135,20 @@ impl TimelineView {
         let (state, manifest) = base;
         let (replayed, replayed_index_bytes) = (0, 0);
         let mut view = Self { keys, state, listing, manifest, replayed, replayed_index_bytes, damage };
-        let from = view.state.seq();
         match view.replay(objects).await {
-            Ok(()) if view.replayed == 0 => return Ok(Ok(view)),
-            Ok(()) => {}
-            // Both may only mean that the log was collected while it was read.
-            Err(Error::Gap { .. }) if view.moved_on(objects).await? => return Ok(Err(Changed)),
-            Err(Error::Storage(error)) if error.is_not_found() => return Ok(Err(Changed)),
+            Ok(None) => {}
+            // It may only mean that the log was collected while it was read.
+            Ok(Some(gap)) if !view.moved_on(objects).await? => return Ok(Reading::Gap(gap)),
+            Ok(Some(_)) => return Ok(Reading::Changed),
+            Err(Error::Storage(error)) if error.is_not_found() => return Ok(Reading::Changed),
             Err(error) => return Err(error),
         }
         // A claim that was delayed until gc had freed its slot looks like history to whoever reads only it.
-        if view.moved_on(objects).await? {
-            return Ok(Err(Changed));
+        if view.replayed > 0 && view.moved_on(objects).await? {
+            return Ok(Reading::Changed);
         }
-        debug_assert_eq!(view.state.seq().0, from.0 + view.replayed);
-        Ok(Ok(view))
+        view.find_lost_bundles(objects).await?;
+        Ok(Reading::Done(Box::new(view)))
     }
 
     /// Whether there is a newer manifest now than any that was listed.
@@ -141,20 +158,19 @@ impl TimelineView {
         Ok(newest(&now) > newest(&self.listing.manifests))
     }
 
-    /// Applies the listed records after the state.
-    async fn replay(&mut self, objects: &dyn ObjectStore) -> Result<()> {
-        let newest_manifest = self.listing.manifests.keys().next_back().copied().unwrap_or_default();
-        let last = self.listing.records.keys().next_back().copied().unwrap_or_default().max(newest_manifest);
+    /// Applies the listed records after the state. Returns the first one that was not listed although it must exist.
+    async fn replay(&mut self, objects: &dyn ObjectStore) -> Result<Option<Seq>> {
         let mut wanted = Vec::new();
-        let mut seq = self.state.seq().next();
-        while seq <= last {
-            if !self.listing.records.contains_key(&seq) {
-                let (tenant, timeline) = (self.state.tenant().clone(), self.state.timeline().clone());
-                let key = self.keys.record(seq)?.to_string();
-                return Err(Error::Gap { tenant, timeline, seq, key });
+        let mut next = self.state.seq().next();
+        for seq in self.listing.records.range(next..).map(|(seq, _)| *seq) {
+            if seq != next {
+                return Ok(Some(next));
             }
             wanted.push(seq);
-            seq = seq.next();
+            next = seq.next();
+        }
+        if self.listing.manifests.keys().next_back().is_some_and(|newest| next <= *newest) {
+            return Ok(Some(next));
         }
         let keys = self.keys.clone();
         let reads = wanted.into_iter().map(|seq| {
@@ -167,6 +183,24 @@ impl TimelineView {
             self.state.apply(&record).map_err(|error| Error::damaged(object, error))?;
             self.replayed += 1;
             self.replayed_index_bytes += record.tail_len();
+        }
+        Ok(None)
+    }
+
+    /// Compares the bundles that hold layers with the list, where that is whole, and reports those that are lost.
+    async fn find_lost_bundles(&mut self, objects: &dyn ObjectStore) -> Result<()> {
+        if !self.listing.whole {
+            return Ok(());
+        }
+        let mut by_bundle: BTreeMap<BundleId, Vec<LayerName>> = BTreeMap::new();
+        for layer in self.state.layers().values() {
+            by_bundle.entry(layer.place.bundle).or_default().push(layer.name.clone());
+        }
+        for (id, layers) in by_bundle {
+            let Some(bundle) = self.state.bundle(id) else { continue };
+            if let Some((object, problem)) = lost(objects, &self.keys, &self.listing, &bundle).await? {
+                self.damage.push(Finding { object, problem, layers });
+            }
         }
         Ok(())
     }
@@ -201,4 +235,30 @@ async fn load_manifest(
     }
     let state = TimelineState::from_manifest(manifest).map_err(|error| Error::damaged(&info.key, error))?;
     Ok((state, Some(ManifestUsed { seq, stored_bytes })))
+}
+
+/// What is wrong with a bundle that is not as the list says; nothing where it is.
+///
+/// A list made while a writer goes on may miss what was written since: what it does not show is looked up.
+pub(crate) async fn lost(
+    objects: &dyn ObjectStore,
+    keys: &TimelineKeys,
+    listing: &TimelineListing,
+    bundle: &BundleEntry,
+) -> Result<Option<(String, String)>> {
+    let listed = match bundle.id {
+        BundleId::Record(seq) => listing.records.get(&seq),
+        BundleId::Payload(id) => listing.payloads.get(&id),
+    };
+    if listed.is_some_and(|info| info.size == bundle.stored_bytes) {
+        return Ok(None);
+    }
+    let key = keys.bundle(bundle.id)?;
+    let problem = match objects.head(&key).await {
+        Ok(info) if info.size == bundle.stored_bytes => return Ok(None),
+        Ok(info) => format!("it has {} bytes instead of {}", info.size, bundle.stored_bytes),
+        Err(error) if error.is_not_found() => "it is missing".into(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some((key.to_string(), problem)))
 }

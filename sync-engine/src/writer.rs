@@ -317,6 +317,10 @@ impl TimelineWriter {
                 Ok(Some(record)) => return Ok((finished.index, Created::Another(Box::new(record)))),
                 // It may yet take effect: the same bytes go to the same key again.
                 Ok(None) => unknown = Some(refused),
+                // What will not be answered however often it is asked.
+                Err(Error::Storage(source)) if source.retry_class() == RetryClass::Never => {
+                    return Err(Error::UnknownOutcome { key: key.to_string(), source });
+                }
                 Err(Error::Storage(error)) => unknown = Some(error),
                 Err(error) => return Err(error),
             }

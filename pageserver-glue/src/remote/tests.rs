@@ -13,6 +13,7 @@ fn directory_of(text: &str) -> PathBuf {
 fn a_file_url_names_an_absolute_directory_percent_decoded() {
     assert_eq!(directory_of("file:///var/store"), PathBuf::from("/var/store"));
     assert_eq!(directory_of("file://localhost/var/store"), PathBuf::from("/var/store"));
+    assert_eq!(directory_of("FILE://LocalHost/var/store"), PathBuf::from("/var/store"));
     assert_eq!(directory_of("file:///a%20b/%23c%3F/%C3%A4"), PathBuf::from("/a b/#c?/ä"));
 }
 
@@ -23,6 +24,12 @@ fn what_is_no_remote_says_why_and_what_is_one() {
         ("some/dir", "relative URL"),
         ("/abs/dir", "relative URL"),
         ("file://dir/sub", "three slashes"),
+        // A URL parser takes these for /s, /tmp/x and /tmp/x.
+        ("file:s", "three slashes"),
+        ("file:tmp/x", "three slashes"),
+        ("file:/tmp/x", "three slashes"),
+        ("file:", "three slashes"),
+        ("file://localhostile/x", "three slashes"),
         ("file:///dir?x=1", "%3F"),
         ("file:///dir#x", "%23"),
         ("file:///dir%00x", "NUL"),

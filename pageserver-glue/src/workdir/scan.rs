@@ -1,5 +1,6 @@
 //! What there is to back up of one timeline.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -10,6 +11,7 @@ use std::time::SystemTime;
 use layer_archive::{LayerName, TenantId, TimelineId};
 use rustix::fs::OFlags;
 
+use super::skip::is_temporary;
 use super::{SkipReason, Skipped, WorkDir, WorkDirError, read_dir};
 use crate::{Layout, MetadataError, OpaqueName, ParsedLayerName, ParsedMetadata};
 
@@ -57,6 +59,9 @@ pub struct TimelineScan {
     pub layers: Vec<LocalLayer>,
     /// What else is in the directory.
     pub skipped: Vec<Skipped>,
+    /// The names, as far as a layer could have them, of what is in the directory and is no file. Whether these layers
+    /// are gone is not known.
+    pub present: BTreeSet<LayerName>,
 }
 
 impl TimelineScan {
@@ -125,9 +130,12 @@ impl WorkDir {
                 None => return Ok(None),
             }
         }
-        let skipped =
-            list.skipped.into_iter().map(|(name, reason)| self.skip(&dir.join(name), reason)).collect();
-        Ok(Some(TimelineScan { metadata, layers, skipped }))
+        let present = list.skipped.iter().filter_map(|(name, reason)| present_name(name, *reason)).collect();
+        let skipped = list.skipped.into_iter().map(|(name, reason)| Skipped {
+            may_be_a_layer: reason.may_be_a_layer(&name),
+            ..self.skip(&dir.join(&name), reason)
+        });
+        Ok(Some(TimelineScan { metadata, layers, skipped: skipped.collect(), present }))
     }
 }
 
@@ -162,6 +170,16 @@ fn classify(name: &OsStr, file_type: FileType) -> Result<LayerName, SkipReason> 
     }
     let name = name.to_str().ok_or(SkipReason::NotUtf8)?;
     LayerName::new(name).map_err(|_| SkipReason::NotALayerName)
+}
+
+/// The name of something that is no file, where a layer could have it.
+fn present_name(name: &OsStr, reason: SkipReason) -> Option<LayerName> {
+    match reason {
+        SkipReason::SymbolicLink | SkipReason::Directory | SkipReason::SpecialFile => {
+            name.to_str().filter(|name| !is_temporary(name)).and_then(|name| LayerName::new(name).ok())
+        }
+        _ => None,
+    }
 }
 
 /// The layer `name`; `None` where it has vanished or become something else since it was listed.

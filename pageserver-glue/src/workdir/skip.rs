@@ -4,6 +4,9 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::FileType;
 
+use super::METADATA_FILE;
+use crate::ParsedLayerName;
+
 /// Something in a work directory that is not backed up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -11,6 +14,8 @@ pub struct Skipped {
     pub path: String,
     /// Why it is left out.
     pub reason: SkipReason,
+    /// Whether it may be a layer or the metadata, so that what is left is not the whole timeline.
+    pub may_be_a_layer: bool,
 }
 
 impl fmt::Display for Skipped {
@@ -43,17 +48,26 @@ pub enum SkipReason {
 }
 
 impl SkipReason {
-    /// Whether what was skipped could be a layer, so that what is left is not the whole timeline.
-    pub fn may_be_a_layer(self) -> bool {
+    /// What to do so that it is backed up; `None` for what need not be.
+    pub fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::NotUtf8 | Self::NotALayerName => Some("rename it"),
+            Self::SymbolicLink | Self::Directory | Self::SpecialFile => {
+                Some("put the file itself there, or move it away")
+            }
+            Self::Temporary | Self::NotLayerData | Self::NotATenant | Self::NotATimeline => None,
+        }
+    }
+
+    /// Whether something left out of a timeline's directory for this reason may be a layer or the metadata. What is no
+    /// file may be one by its name: its contents are not looked at.
+    pub(super) fn may_be_a_layer(self, name: &OsStr) -> bool {
         match self {
             Self::NotUtf8 | Self::NotALayerName => true,
-            Self::Temporary
-            | Self::SymbolicLink
-            | Self::Directory
-            | Self::SpecialFile
-            | Self::NotLayerData
-            | Self::NotATenant
-            | Self::NotATimeline => false,
+            Self::SymbolicLink | Self::Directory | Self::SpecialFile => name
+                .to_str()
+                .is_some_and(|name| name == METADATA_FILE || name.parse::<ParsedLayerName>().is_ok()),
+            Self::Temporary | Self::NotLayerData | Self::NotATenant | Self::NotATimeline => false,
         }
     }
 }
@@ -62,7 +76,7 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Temporary => "temporary",
-            Self::SymbolicLink => "symbolic links are not followed",
+            Self::SymbolicLink => "a symbolic link, which is not followed",
             Self::Directory => "a directory, not a layer",
             Self::SpecialFile => "neither a file nor a directory",
             Self::NotUtf8 => "its name is not UTF-8",
@@ -95,7 +109,7 @@ impl SkipReason {
 
 /// Whether a pageserver or Layerpack gives this name to files that are unfinished or not durable. No layer is named like
 /// one of them.
-fn is_temporary(name: &str) -> bool {
+pub(super) fn is_temporary(name: &str) -> bool {
     const PREFIXES: [&str; 2] = ["ephemeral-", ".layerpack-"];
     const SUFFIXES: [&str; 4] = [".___temp", ".temp", ".tmp", ".temp_download"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix))

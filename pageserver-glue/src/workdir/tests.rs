@@ -196,6 +196,28 @@ fn a_scan_tells_layers_metadata_and_the_rest_apart() {
 }
 
 #[test]
+fn what_is_no_file_may_be_a_layer_by_its_name() {
+    let fixture = Fixture::new();
+    let at = |name: &str| fixture.timeline.join(name);
+    symlink("nowhere", at(IMAGE)).unwrap();
+    fs::create_dir(at(DELTA)).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("metadata"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    symlink("nowhere", at("opaque")).unwrap();
+    symlink("nowhere", at(&format!("{IMAGE}.temp"))).unwrap();
+    fs::create_dir(at("back\\slash")).unwrap();
+    put(&at("y.temp"), b"x");
+
+    let scan = fixture.scan().unwrap();
+    let suspects = scan.skipped.iter().filter(|skipped| skipped.may_be_a_layer);
+    let mut suspects: Vec<&str> = suspects.map(|skipped| skipped.path.rsplit('/').next().unwrap()).collect();
+    suspects.sort_unstable();
+    assert_eq!(suspects, [DELTA, IMAGE, "metadata"]);
+    let present: Vec<&str> = scan.present.iter().map(LayerName::as_str).collect();
+    assert_eq!(present, [DELTA, IMAGE, "metadata", "opaque"]);
+    assert_eq!(scan.metadata, None);
+}
+
+#[test]
 fn unfinished_files_are_temporary() {
     let fixture = Fixture::new();
     let mut temporary = [

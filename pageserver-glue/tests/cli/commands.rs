@@ -31,7 +31,7 @@ fn wrong_remotes_end_with_6_and_say_what_to_do() {
         .run("backup --workdir {a} --remote s3://bucket/prefix")
         .expect(6)
         .says(&["not built into this program"]);
-    for wrong in ["ftp://host/x", "dir", "file://dir"] {
+    for wrong in ["ftp://host/x", "dir", "file://dir", "file:s", "file:tmp/x"] {
         bench.run(&format!("status --remote {wrong}")).expect(2).says(&["file:///dir"]);
     }
 }
@@ -115,6 +115,21 @@ fn what_is_not_in_the_store_ends_with_4() {
     assert!(!bench.path("b").try_exists().unwrap());
     let json = bench.run(&format!("cat --json {ONE} no-such-layer")).expect(4);
     assert!(json.stdout.is_empty() && json.stderr.starts_with("{\"error\":"), "{json:?}");
+}
+
+#[test]
+fn a_store_without_timelines_has_nothing_to_restore_or_verify() {
+    let bench = Bench::new();
+    assert_eq!(bench.backup()["store_created"], true);
+    for command in ["verify", "verify --deep", "restore --workdir {b}"] {
+        bench
+            .run(&format!("{command} --remote {{url}}"))
+            .expect(4)
+            .says(&["holds no timelines", "check the URL"]);
+    }
+    assert!(!bench.path("b").try_exists().unwrap());
+    let status = bench.run("status --remote {url}").expect(0);
+    assert!(String::from_utf8(status.stdout).unwrap().contains("no timelines"));
 }
 
 #[test]

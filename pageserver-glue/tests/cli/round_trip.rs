@@ -60,14 +60,16 @@ fn a_new_timeline_in_an_old_store_costs_six_requests() {
 }
 
 #[test]
-fn several_timelines_share_one_list() {
+fn several_timelines_share_one_list_until_one_of_them_is_written() {
     let bench = Bench::with_layers(3);
     let other = bench.timeline_dir("a", OTHER);
     fs::create_dir_all(&other).unwrap();
     put(&other.join(layer_name(7)), &noise(7, 5000));
     let json = bench.backup();
-    // One of the store, and the one after each claim.
-    assert_eq!(json["requests"]["list"], 3, "{json}");
+    // One of the store, one after each claim, and one of the second timeline: the first list may be old by then.
+    assert_eq!(json["requests"]["list"], 4, "{json}");
+    assert!(requests(&json) <= 16, "{json}");
+    assert_eq!(bench.backup()["requests"]["list"], 1);
     assert_eq!(json["seq"], serde_json::Value::Null);
     let restored = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
     assert_eq!(restored["requests"]["list"], 1, "{restored}");
@@ -105,6 +107,88 @@ fn a_file_that_could_be_a_layer_and_cannot_be_stored_makes_a_backup_incomplete()
     run.says(&["error: could not back up", "not UTF-8", "back\\slash", "rename it"]);
     let restored = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
     assert_eq!(restored["layers"], 2);
+}
+
+#[test]
+fn what_has_a_layer_s_name_and_is_no_file_makes_a_backup_incomplete() {
+    let bench = Bench::with_layers(6);
+    bench.put("a", "opaque", b"a layer of another time");
+    bench.backup();
+    let dir = bench.timeline_dir("a", TIMELINE);
+    let replace = |name: &str| {
+        fs::rename(dir.join(name), bench.path(name)).unwrap();
+        symlink(bench.path(name), dir.join(name)).unwrap();
+    };
+    // Gone from the directory is not what it is, and nothing says that it must be a layer.
+    replace("opaque");
+    let json = bench.run("backup --json --mirror --workdir {a} --remote {url}").expect(0).json();
+    assert_eq!(json["removed"], 0, "{json}");
+    replace(&layer_name(1));
+    let run = bench.run("backup --mirror --force --workdir {a} --remote {url}").expect(1);
+    run.says(&["error: could not back up", &layer_name(1), "symbolic link", "put the file itself there"]);
+    fs::remove_file(dir.join(layer_name(1))).unwrap();
+    fs::create_dir(dir.join(layer_name(1))).unwrap();
+    // What replaces a layer that is gone may be what could not be backed up.
+    fs::rename(dir.join(layer_name(2)), bench.path(&layer_name(2))).unwrap();
+    let run = bench.run("backup --mirror --workdir {a} --remote {url}").expect(1);
+    run.says(&["error: could not back up", &layer_name(1), "a directory", "warning: 1 layer that"]);
+    let json = bench.run("backup --json --mirror --workdir {a} --remote {url}").expect(1).json();
+    assert_eq!((&json["removed"], &json["removals_held_back"]), (&0.into(), &1.into()));
+    fs::rename(bench.path(&layer_name(2)), dir.join(layer_name(2))).unwrap();
+    fs::remove_dir(dir.join(layer_name(1))).unwrap();
+    fs::rename(bench.path(&layer_name(1)), dir.join(layer_name(1))).unwrap();
+    replace("metadata");
+    bench.run("backup --workdir {a} --remote {url}").expect(1).says(&["/metadata: a symbolic link"]);
+    let json = bench.run("restore --json --workdir {b} --remote {url}").expect(0).json();
+    assert_eq!((&json["layers"], &json["timelines"][0]["metadata"]), (&7.into(), &"written".into()));
+}
+
+#[test]
+fn an_older_state_of_a_timeline_turns_nothing_back() {
+    let bench = Bench::with_layers(6);
+    bench.backup();
+    bench.put("a", "metadata", &metadata(0x0100_0000));
+    fs::remove_file(bench.timeline_dir("a", TIMELINE).join(layer_name(0))).unwrap();
+    let run = bench.run("backup --mirror --workdir {a} --remote {url}").expect(1);
+    run.says(&["error:", TIMELINE, "at LSN 0/1500708", "the older 0/1000000", "nothing was turned back"]);
+    let json = bench.run("backup --json --mirror --workdir {a} --remote {url}").expect(1).json();
+    let conflict = serde_json::json!({"local": "0/1000000", "stored": "0/1500708"});
+    for part in [&json, &json["timelines"][0]] {
+        assert_eq!(
+            (&part["metadata_conflict"], &part["removals_held_back"]),
+            (&conflict, &0.into()),
+            "{json}"
+        );
+    }
+    assert_eq!(json["removed"], 0);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    let restored = files(&bench.timeline_dir("b", TIMELINE));
+    assert!(restored["metadata"] == metadata(0x0150_0708) && restored.contains_key(&layer_name(0)));
+}
+
+#[test]
+fn a_mirror_of_a_restore_that_was_not_finished_is_refused() {
+    let bench = Bench::with_layers(6);
+    bench.backup();
+    for name in ["metadata".to_owned(), layer_name(5)] {
+        fs::remove_file(bench.timeline_dir("a", TIMELINE).join(name)).unwrap();
+    }
+    let before = files(&bench.path("store"));
+    bench.run("backup --mirror --workdir {a} --remote {url}").expect(1).says(&["error:", TIMELINE]);
+    assert_same(&before, &files(&bench.path("store")));
+}
+
+#[test]
+fn many_conflicts_are_a_few_lines() {
+    let bench = Bench::with_layers(8);
+    bench.backup();
+    for number in 0..8 {
+        bench.put("a", layer_name(number), b"something else");
+    }
+    let run = bench.run("backup --workdir {a} --remote {url}").expect(1).says(&["and 3 more layers"]);
+    assert_eq!(run.stderr.matches("neither was changed").count(), 5, "{}", run.stderr);
+    let json = bench.run("backup --json --workdir {a} --remote {url}").expect(1).json();
+    assert_eq!(json["conflicts"].as_array().unwrap().len(), 8);
 }
 
 #[test]

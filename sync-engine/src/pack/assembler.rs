@@ -40,8 +40,8 @@ impl<'a> Assembler<'a> {
             return Ok(Keep::Stopped);
         }
         let unpackable = |source| Error::Unpackable { what: "a bundle".into(), source };
-        for frame in &frames {
-            self.bundle.push_frame(frame).map_err(unpackable)?;
+        for frame in frames {
+            self.bundle.push_frame(&frame).map_err(unpackable)?;
         }
         for member in members {
             let input = &self.inputs[member.input];

@@ -84,8 +84,16 @@ pub fn plan_restore(state: &TimelineState, existing: BTreeMap<LayerName, Result<
         }
     }
     for ((bundle, _), extent) in wanted {
-        let Location { start, .. } = extent.location;
+        let Location { start, stored_len, .. } = extent.location;
         let end = extent.location.end();
+        // What is too large to be in memory is streamed, once for each of the layers that are equal.
+        if stored_len > RANGE_BYTES_MAX {
+            plan.fetches.extend(extent.layers.into_iter().map(|layer| {
+                let extents = vec![Extent { location: extent.location, layers: vec![layer] }];
+                RangeFetch { bundle, range: start..end, extents }
+            }));
+            continue;
+        }
         let joined = plan.fetches.last_mut().filter(|fetch| {
             fetch.bundle == bundle
                 && start.saturating_sub(fetch.range.end) <= GAP_BYTES_MAX

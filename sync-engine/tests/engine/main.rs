@@ -4,6 +4,7 @@
 
 mod backup_restore;
 mod damage;
+mod hazards;
 mod pages;
 mod protocol;
 mod state_model;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use layer_archive::{TenantId, TimelineId};
 use pageserver_glue::{Skipped, TimelineBackup, WorkDir, backup_timeline};
 use serde::Serialize;
-use sync_engine::{BackupOptions, BackupReport, Catalog, Created, Mirror, Progress, Store, TimelineListing};
+use sync_engine::{
+    BackupOptions, BackupReport, Catalog, Created, MetadataConflict, Mirror, Progress, Store, TimelineListing,
+};
 
 use crate::args::{Backup, Selection};
 use crate::exit::{Exit, Failure};
@@ -26,6 +28,8 @@ struct BackupJson {
     conflicts: Vec<ConflictJson>,
     failed: Vec<FailedJson>,
     metadata_held_back: bool,
+    metadata_conflict: Option<MetadataConflictJson>,
+    removals_held_back: usize,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -46,8 +50,17 @@ struct TimelineJson {
     #[serde(flatten)]
     counts: Counts,
     metadata_held_back: bool,
+    metadata_conflict: Option<MetadataConflictJson>,
+    removals_held_back: usize,
     manifest_error: Option<String>,
     error: Option<String>,
+}
+
+/// Up to which LSNs the metadata on both sides says that a timeline is durable.
+#[derive(Clone, Debug, Serialize)]
+struct MetadataConflictJson {
+    local: String,
+    stored: String,
 }
 
 /// What is to be backed up.
@@ -69,6 +82,7 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         (true, true) => Mirror::Forced,
     };
     let (store, created) = session.open_or_create(&arguments.remote).await?;
+    let sweep_failed = session.sweep_stale(&arguments.remote).await;
     let mut listings = read_listings(&store, &arguments.selection).await?;
     let alone = work.timelines.len() == 1;
     let mut done: Vec<Done> = Vec::new();
@@ -80,12 +94,18 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         let listing = listings.take(&id);
         let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, mirror, options).await;
         drop(meter);
+        // While this timeline was written the others may have been, by somebody else.
+        if !backup.as_ref().is_ok_and(|backup| backup.report.stored_bytes == 0) {
+            listings = Listings::default();
+        }
         match backup.map_err(Failure::from) {
             Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
             backup => done.push((id, backup)),
         }
     }
-    Ok(report(session, created, work.skipped, done))
+    let mut outcome = report(session, created, work.skipped, done);
+    outcome.warnings.extend(sweep_failed);
+    Ok(outcome)
 }
 
 /// The timelines of `workdir` that `selection` selects.
@@ -157,10 +177,12 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         json.conflicts.extend(report.conflicts.iter().map(|conflict| conflict_json(id, conflict)));
         json.failed.extend(report.failed.iter().map(|failed| failed_json(id, failed)));
         skipped.extend(left_out.iter().cloned());
-        unstorable.extend(left_out.iter().filter(|skipped| skipped.reason.may_be_a_layer()));
+        json.removals_held_back += report.removals_held_back;
+        unstorable.extend(left_out.iter().filter(|skipped| skipped.may_be_a_layer));
     }
     if let [timeline] = &*json.timelines {
         json.seq = timeline.seq;
+        json.metadata_conflict = timeline.metadata_conflict.clone();
     }
     json.skipped = skipped
         .iter()
@@ -168,13 +190,14 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         .collect();
     let mut outcome = Outcome::new(&json, &session.cost());
     for skipped in unstorable {
-        outcome.problems.push(format!("could not back up {skipped}: rename it"));
+        let remedy = skipped.reason.remedy().unwrap_or("move it away");
+        outcome.problems.push(format!("could not back up {skipped}: {remedy}"));
         outcome.exit = Exit::Failed;
     }
     outcome.text = text(&json, session);
     for ((tenant, timeline), backup) in &done {
         match backup {
-            Ok(backup) => outcome.add_backup(backup),
+            Ok(backup) => outcome.add_backup((tenant, timeline), backup),
             Err(failure) => {
                 outcome
                     .problems
@@ -183,6 +206,8 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
             }
         }
     }
+    let backups = done.iter().filter_map(|(_, backup)| backup.as_ref().ok());
+    outcome.add_damage(backups.flat_map(|backup| &backup.report.damage));
     if done.is_empty() {
         outcome.warnings.push("the work directory holds no timelines: nothing was backed up".into());
     }
@@ -208,6 +233,8 @@ impl TimelineJson {
             seq: None,
             counts: Counts::default(),
             metadata_held_back: false,
+            metadata_conflict: None,
+            removals_held_back: 0,
             manifest_error: None,
             error: None,
         };
@@ -216,6 +243,8 @@ impl TimelineJson {
                 json.seq = Some(report.seq.0);
                 json.counts.add(report);
                 json.metadata_held_back = report.metadata_held_back;
+                json.metadata_conflict = report.metadata_conflict.as_ref().map(MetadataConflictJson::new);
+                json.removals_held_back = report.removals_held_back;
                 json.manifest_error = report.manifest_error.as_deref().map(explain);
             }
             Err(failure) => json.error = Some(explain_failure(failure)),
@@ -224,8 +253,15 @@ impl TimelineJson {
     }
 }
 
+impl MetadataConflictJson {
+    fn new(conflict: &MetadataConflict) -> Self {
+        let MetadataConflict { local, stored } = conflict;
+        Self { local: local.to_string(), stored: stored.to_string() }
+    }
+}
+
 impl Outcome {
-    fn add_backup(&mut self, backup: &TimelineBackup) {
+    fn add_backup(&mut self, (tenant, timeline): (&TenantId, &TimelineId), backup: &TimelineBackup) {
         let TimelineBackup { report, skipped: _, warnings } = backup;
         if let Some(error) = &report.manifest_error {
             self.warnings
@@ -234,6 +270,19 @@ impl Outcome {
         if report.metadata_held_back {
             self.warnings
                 .push("the timeline's metadata was held back: layers that it may need are missing".into());
+        }
+        if report.removals_held_back > 0 {
+            let layers = counted(report.removals_held_back, "layer");
+            self.warnings.push(format!(
+                "{layers} that the work directory does not have stayed in the store: what replaces them may be missing"
+            ));
+        }
+        if let Some(MetadataConflict { local, stored }) = &report.metadata_conflict {
+            self.problems.push(format!(
+                "{tenant}/{timeline}: the store's metadata is at LSN {stored}, the work directory's at the older \
+                 {local}: this is an older state of the timeline; nothing was turned back"
+            ));
+            self.exit = self.exit.or_worse(Exit::Failed);
         }
         // A whole directory of unknown names is one oddity, not thousands.
         self.warnings.extend(warnings.iter().take(5).cloned());

@@ -47,7 +47,9 @@ pub(crate) async fn run(session: &Session, arguments: &Cat) -> Result<Outcome, F
         offset: *offset,
         length: at - offset,
     };
-    Ok(Outcome::new(&json, &session.cost()))
+    let mut outcome = Outcome::new(&json, &session.cost());
+    outcome.add_damage(&view.damage);
+    Ok(outcome)
 }
 
 /// Writes to stdout; `false` where the reader has seen enough.

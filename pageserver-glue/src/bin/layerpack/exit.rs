@@ -109,7 +109,7 @@ impl Failure {
         match self {
             Self::Usage(_) | Self::Config { .. } => Exit::Usage,
             Self::WorkDir(_) | Self::File { .. } => Exit::Failed,
-            Self::Remote(RemoteError::NotBuiltIn { .. } | RemoteError::Open { .. }) => Exit::Unreachable,
+            Self::Remote(_) => Exit::Unreachable,
             Self::Engine(error) | Self::Timeline(TimelineError::Engine(error)) => exit_of(error),
             Self::Timeline(TimelineError::WorkDir(_)) => Exit::Failed,
             Self::TenantNotFound { .. } | Self::EmptyStore { .. } => Exit::NotFound,
@@ -163,6 +163,7 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::EqualLayerFailed { .. }
         | EngineError::Unpackable { .. }
         | EngineError::MirrorTooMuch { .. }
+        | EngineError::UnfinishedRestore { .. }
         | EngineError::Task(_) => Exit::Failed,
         // The engine may learn new errors; until they have a code here they are failures.
         _ => Exit::Failed,

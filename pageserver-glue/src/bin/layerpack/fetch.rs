@@ -44,6 +44,7 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
     let entries = find(&view.state, &arguments.layers)?;
     let workdir = WorkDir::create(workdir)?;
     let dir = workdir.create_timeline_dir(tenant, timeline)?;
+    dir.sweep()?;
     let progress = Arc::new(Progress::default());
     let meter = session.meter("fetching into", timeline, &progress);
     let mut fetched = Fetched::default();
@@ -77,6 +78,7 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
         session.cost_line()
     );
     outcome.add_layer_problems("fetch", &fetched.conflicts, &fetched.failed);
+    outcome.add_damage(&view.damage);
     Ok(outcome)
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use sync_engine::{Conflict, FailedLayer};
 
 use crate::exit::{Exit, exit_of};
-use crate::output::{Outcome, explain, failed_lines, human_bytes};
+use crate::output::{LISTED_MAX, Outcome, counted, explain, failed_lines, human_bytes};
 
 /// A layer that differs between the disk and the store.
 #[derive(Debug, Serialize)]
@@ -77,7 +77,7 @@ pub(crate) fn failed_json((tenant, timeline): (&TenantId, &TimelineId), failed: 
 impl Outcome {
     /// Adds layers that conflict or failed while `what` was done to them.
     pub(crate) fn add_layer_problems(&mut self, what: &str, conflicts: &[Conflict], failed: &[FailedLayer]) {
-        for Conflict { name, local, stored } in conflicts {
+        for Conflict { name, local, stored } in conflicts.iter().take(LISTED_MAX) {
             let sizes = match (local.size, stored.size) {
                 (local, stored) if local == stored => "of the same size".to_owned(),
                 (local, stored) => format!("{} here, {} there", human_bytes(local), human_bytes(stored)),
@@ -86,6 +86,10 @@ impl Outcome {
                 "layer {name} differs between the work directory and the store ({sizes}): neither was changed, \
                  move the wrong one away"
             ));
+        }
+        if conflicts.len() > LISTED_MAX {
+            let more = counted(conflicts.len() - LISTED_MAX, "more layer");
+            self.problems.push(format!("and {more}: --json lists every one that differs"));
         }
         if !conflicts.is_empty() {
             self.exit = self.exit.or_worse(Exit::Failed);

@@ -39,6 +39,7 @@ pub(crate) async fn run(session: &Session, arguments: &Ls) -> Result<Outcome, Fa
     };
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = text(&json.layers);
+    outcome.add_damage(&view.damage);
     Ok(outcome)
 }
 

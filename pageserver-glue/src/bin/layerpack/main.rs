@@ -4,6 +4,7 @@
 mod args;
 mod backup;
 mod cat;
+mod damage;
 mod exit;
 mod fetch;
 mod inspect;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -47,6 +49,8 @@ fn run() -> Exit {
         Err(error) => return style.fail(Exit::Failed, &format!("cannot start threads: {error}")),
     };
     let ended = runtime.block_on(async {
+        // A write beyond the file size limit then fails, as on a full disk, and does not kill the process.
+        let _xfsz = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         tokio::select! {
             ended = execute(&arguments, style) => ended,
             failure = interrupted() => Err(failure),
@@ -112,6 +116,8 @@ async fn interrupted() -> Failure {
 fn start_log(global: &Global) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::ERROR,
+        // The one object says it all, and may be on stderr.
+        (_, 0) if global.json => LevelFilter::OFF,
         (_, 0) => LevelFilter::WARN,
         (_, 1) => LevelFilter::INFO,
         (_, 2) => LevelFilter::DEBUG,

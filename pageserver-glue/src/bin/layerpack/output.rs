@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure, advice};
 mod tests;
 
 /// Names that are listed before the rest is only counted.
-const LISTED_MAX: usize = 5;
+pub(crate) const LISTED_MAX: usize = 5;
 
 /// How a run talks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) enum Chatter {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// For scripts.
-    json: Map<String, Value>,
+    pub(crate) json: Map<String, Value>,
     /// For people: whole lines.
     pub(crate) text: String,
     /// Oddities, a line each.

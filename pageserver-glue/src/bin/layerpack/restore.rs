@@ -116,6 +116,8 @@ fn report(session: &Session, done: &[Done]) -> Outcome {
             }
         }
     }
+    let restored = done.iter().filter_map(|(_, restored)| restored.as_ref().ok());
+    outcome.add_damage(restored.flat_map(|restored| &restored.damage));
     outcome
 }
 
@@ -165,7 +167,7 @@ fn metadata_word(metadata: MetadataOutcome) -> &'static str {
 
 impl Outcome {
     fn add_restore(&mut self, (tenant, timeline): (&TenantId, &TimelineId), restored: &TimelineRestore) {
-        let TimelineRestore { seq: _, report, extra } = restored;
+        let TimelineRestore { seq: _, report, extra, damage: _ } = restored;
         if !extra.is_empty() {
             self.warnings.push(format!(
                 "{} in the directory of {tenant}/{timeline} not in the timeline, left alone: {}",

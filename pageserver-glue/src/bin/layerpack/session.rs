@@ -12,7 +12,7 @@ use sync_engine::{Catalog, CatalogEntry, Created, Error, PackOptions, Progress, 
 
 use crate::args::{Global, OneTimeline, RemoteArg, Selection, WorkdirArg};
 use crate::exit::Failure;
-use crate::output::{Style, human_bytes};
+use crate::output::{Style, explain_failure, human_bytes};
 use crate::progress::Meter;
 
 /// The configuration file, every key of which an option may override.
@@ -27,6 +27,9 @@ struct Config {
 
 /// Bundle sizes that make sense: a frame at least, and what memory holds a few of.
 const BUNDLE_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
+
+/// How long nobody has written to what is swept: no writer that is alive pauses for so long.
+const STALE: Duration = Duration::from_secs(3600);
 
 /// One run of the program.
 #[derive(Debug)]
@@ -98,6 +101,15 @@ impl Session {
         let remote = self.remote(argument)?;
         let objects = self.connect(&remote, Absent::Create)?;
         Ok(Store::open_or_create(objects, remote.as_str()).await?)
+    }
+
+    /// Removes what killed writers have left in the store; where that fails, says why.
+    pub(crate) async fn sweep_stale(&self, argument: &RemoteArg) -> Option<String> {
+        let swept = match self.remote(argument) {
+            Ok(remote) => remote.sweep_stale(STALE).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        swept.err().map(|failure| explain_failure(&failure))
     }
 
     /// The metered object store at `remote`.

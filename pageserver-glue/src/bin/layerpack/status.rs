@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use layer_archive::{LayerName, TenantId, TimelineId, UnixMillis};
 use pageserver_glue::{WorkDir, WorkDirError};
 use serde::Serialize;
-use sync_engine::{CatalogEntry, Store, TimelineListing, TimelineView};
+use sync_engine::{CatalogEntry, Finding, Store, TimelineListing, TimelineView};
 
 use crate::args::{Selection, Status};
 use crate::exit::{Exit, Failure};
@@ -83,12 +83,15 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
         store_version: store.marker().version,
         ..StatusJson::default()
     };
-    let mut failures = Vec::new();
+    let (mut failures, mut damage) = (Vec::new(), Vec::new());
     for entry in timelines {
         let id = (entry.tenant.clone(), entry.timeline.clone());
         let layers = local.as_mut().map(|local| local.remove(&id).unwrap_or_default());
         match read_timeline(&store, entry, layers).await {
-            Ok(timeline) => json.timelines.push(timeline),
+            Ok((timeline, found)) => {
+                json.timelines.push(timeline);
+                damage.extend(found);
+            }
             Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
             Err(failure) => {
                 json.timelines.push(TimelineJson {
@@ -109,6 +112,7 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
         outcome.problems.push(format!("cannot read {}: {}", name(&id), explain_failure(&failure)));
         outcome.exit = Exit::or_worse(outcome.exit, failure.exit());
     }
+    outcome.add_damage(&damage);
     Ok(outcome)
 }
 
@@ -130,11 +134,12 @@ fn read_local(dir: &Path, selection: &Selection) -> Result<Local, WorkDirError> 
     Ok(local)
 }
 
+/// What there is to say of a timeline, and the damage that was passed by on the way to it.
 async fn read_timeline(
     store: &Store,
     entry: CatalogEntry,
     local: Option<Vec<LayerName>>,
-) -> Result<TimelineJson, Failure> {
+) -> Result<(TimelineJson, Vec<Finding>), Failure> {
     let view = TimelineView::open(store, &entry.tenant, &entry.timeline, entry.listing).await?;
     let listing = match view.listing.whole {
         true => view.listing.clone(),
@@ -149,7 +154,7 @@ async fn read_timeline(
         listing.records.values().chain(listing.manifests.values()).chain(payloads).chain(&listing.unknown)
     };
     let writer = state.writer();
-    Ok(TimelineJson {
+    let json = TimelineJson {
         tenant: state.tenant().to_string(),
         timeline: state.timeline().to_string(),
         seq: state.seq().0,
@@ -173,7 +178,8 @@ async fn read_timeline(
         },
         local: local.map(|local| compare(&view, &local)),
         error: None,
-    })
+    };
+    Ok((json, view.damage))
 }
 
 fn compare(view: &TimelineView, local: &[LayerName]) -> LocalJson {

@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
-use layer_archive::LayerName;
 use serde::Serialize;
 use sync_engine::{
     CatalogEntry, Error, Finding, Store, TimelineView, VerifyDepth, VerifyReport, verify_timeline,
 };
 
 use crate::args::Verify;
+use crate::damage::DamageJson;
 use crate::exit::{Exit, Failure};
-use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line};
+use crate::output::{Outcome, counted, explain_failure, human_bytes};
 use crate::session::Session;
 
 #[derive(Debug, Default, Serialize)]
@@ -41,27 +41,25 @@ struct TimelineJson {
 struct FindingJson {
     tenant: String,
     timeline: String,
-    object: String,
-    problem: String,
-    layers: Vec<String>,
+    #[serde(flatten)]
+    damage: DamageJson,
 }
 
 pub(crate) async fn run(session: &Session, arguments: &Verify) -> Result<Outcome, Failure> {
     let store = session.open(&arguments.remote).await?;
     let depth = if arguments.deep { VerifyDepth::Deep } else { VerifyDepth::Listing };
     let mut json = VerifyJson { deep: arguments.deep, ..VerifyJson::default() };
-    for entry in session.select(&store, &arguments.selection).await? {
+    let timelines = session.select(&store, &arguments.selection).await?;
+    if timelines.is_empty() {
+        return Err(Failure::EmptyStore { url: store.url().to_owned() });
+    }
+    for entry in timelines {
         json.add(&store, entry, depth).await?;
     }
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = text(&json, session);
-    for FindingJson { object, problem, layers, .. } in &json.findings {
-        let cost = match layers.len() {
-            0 => String::new(),
-            1 => format!(" (costs layer {})", layers[0]),
-            number => format!(" (costs {number} layers: {})", names_line(layers)),
-        };
-        outcome.problems.push(format!("{object}: {problem}{cost}"));
+    for finding in &json.findings {
+        outcome.problems.push(finding.damage.line());
         outcome.exit = Exit::Damaged;
     }
     Ok(outcome)
@@ -98,9 +96,7 @@ impl VerifyJson {
         let finding = |finding: &Finding| FindingJson {
             tenant: tenant.to_string(),
             timeline: timeline.to_string(),
-            object: finding.object.clone(),
-            problem: finding.problem.clone(),
-            layers: finding.layers.iter().map(LayerName::to_string).collect(),
+            damage: finding.into(),
         };
         self.findings.extend(findings.iter().map(finding));
         let findings = findings.len();

@@ -2,7 +2,7 @@
 
 pub(crate) mod faulty;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,15 +136,23 @@ impl WorkDir {
             metadata: self.metadata.clone(),
             disk_consistent_lsn: self.metadata.as_ref().map(|metadata| Lsn(metadata.bytes.len() as u64)),
             is_partial: false,
+            present: BTreeSet::new(),
             ancestor: None,
         }
     }
 }
 
-/// The files of a directory, by name.
+/// The files of a directory, by name; those that go while it is read are left out.
 pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
-    entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let bytes = match std::fs::read(entry.path()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            bytes => bytes.unwrap(),
+        };
+        Some((entry.file_name().into_string().unwrap(), bytes))
+    };
+    std::fs::read_dir(dir).unwrap().filter_map(read).collect()
 }
 
 pub(crate) async fn open(store: &Store) -> TimelineView {

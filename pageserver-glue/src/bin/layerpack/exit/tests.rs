@@ -43,6 +43,7 @@ fn every_kind_of_error_has_its_code() {
             }
             .into(),
         ),
+        (1, EngineError::UnfinishedRestore { tenant: tenant.clone(), timeline: timeline.clone() }.into()),
         (2, Failure::Usage("no remote".into())),
         (3, damaged(checksum)),
         (3, EngineError::MarkerDamaged { url: url(), why: "torn".into() }.into()),
@@ -50,6 +51,7 @@ fn every_kind_of_error_has_its_code() {
         (3, storage(ErrorKind::Integrity, Operation::Get)),
         (4, EngineError::TimelineNotFound { tenant: tenant.clone(), timeline: timeline.clone() }.into()),
         (4, EngineError::LayerNotFound { tenant: tenant.clone(), timeline: timeline.clone(), name }.into()),
+        (4, Failure::EmptyStore { url: url() }),
         (4, Failure::TenantNotFound { url: url(), tenant: tenant.clone() }),
         (5, EngineError::Fenced { tenant, timeline, seq: Seq(2), by: Box::<WriterInfo>::default() }.into()),
         (5, EngineError::StaleGeneration { ours: Generation(1), last: Generation(2) }.into()),
