@@ -150,7 +150,15 @@ fn assemble(
         if frame.plain_len > 0 {
             frames.push(frame);
         }
-        let Some((members, failed)) = ends else { continue };
+        let Some((members, failed)) = ends else {
+            let waiting: u64 = frames.iter().map(|frame| frame.stored.len() as u64).sum();
+            if waiting > options.bundle_bytes_target
+                && assembler.push_large(std::mem::take(&mut frames), emit)? == Keep::Stopped
+            {
+                return Ok(());
+            }
+            continue;
+        };
         let unit = Unit { frames: std::mem::take(&mut frames), members, failed };
         if let Keep::Stopped = assembler.push(unit, emit)? {
             return Ok(());

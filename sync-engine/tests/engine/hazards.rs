@@ -313,3 +313,27 @@ async fn a_restore_beside_another_into_one_directory_ends_right() {
     there.remove("metadata").unwrap();
     assert!(there == files(work.path()));
 }
+
+#[tokio::test]
+async fn a_large_layer_that_changes_before_its_end_leaves_nothing_behind() {
+    let test = TestStore::memory();
+    let store = test.create().await;
+    let work = WorkDir::new();
+    // Two of one size are hashed for the plan, so that the change is seen; a small one goes before, a large one after.
+    work.put("a-small", b"one");
+    for (n, large) in ["changes", "stays"].into_iter().enumerate() {
+        work.put(large, &contents(n as u64, 900_000));
+    }
+    work.put("later", &contents(7, 1_000_000));
+    let view = open(&store).await;
+    let mut options = options();
+    options.pack.bundle_bytes_target = 150_000;
+    let plan = plan_backup(&view.state, work.local(), Mirror::Off, &options.progress).await.unwrap();
+    work.put("changes", &contents(99, 900_000));
+    let report = execute_backup(&store, view, plan, options).await.unwrap();
+    assert_eq!(report.failed.iter().map(|failed| failed.name.as_str()).collect::<Vec<_>>(), ["changes"]);
+    let mut rest = files(work.path());
+    rest.remove("changes");
+    assert_restores(&store, &rest).await;
+    assert_eq!(open(&store).await.state.bundles().len(), 3);
+}
