@@ -24,10 +24,10 @@ fn what_is_no_remote_says_why_and_what_is_one() {
         ("some/dir", "relative URL"),
         ("/abs/dir", "relative URL"),
         ("file://dir/sub", "three slashes"),
-        // A URL parser takes these for /s, /tmp/x and /tmp/x.
+        // A URL parser takes these for /s, /var/x and /var/x.
         ("file:s", "three slashes"),
         ("file:tmp/x", "three slashes"),
-        ("file:/tmp/x", "three slashes"),
+        ("file:/var/x", "three slashes"),
         ("file:", "three slashes"),
         ("file://localhostile/x", "three slashes"),
         ("file:///dir?x=1", "%3F"),
