@@ -41,8 +41,7 @@ impl<'a> Assembler<'a> {
         let full = self.bundle.stored_len() + stored > self.bytes_target
             || self.bundle.layer_count() + layers > limits::BUNDLE_LAYERS_MAX
             || self.bundle.frame_count() + frames.len() > limits::BUNDLE_FRAMES_MAX;
-        // Where the layer has begun already, it has the bundle for itself.
-        if full && !self.in_large && self.close(emit) == Keep::Stopped {
+        if full && self.close(emit) == Keep::Stopped {
             return Ok(Keep::Stopped);
         }
         self.in_large = false;
@@ -69,7 +68,7 @@ impl<'a> Assembler<'a> {
         frames: Vec<EncodedFrame>,
         emit: &mut impl FnMut(Packed) -> Keep,
     ) -> Result<Keep> {
-        if !self.in_large && self.close(emit) == Keep::Stopped {
+        if self.close(emit) == Keep::Stopped {
             return Ok(Keep::Stopped);
         }
         self.in_large = true;
@@ -81,6 +80,7 @@ impl<'a> Assembler<'a> {
         frames.iter().try_for_each(|frame| self.bundle.push_frame(frame)).map_err(unpackable)
     }
 
+    /// Hands the bundle on, unless it holds no whole layer yet.
     fn close(&mut self, emit: &mut impl FnMut(Packed) -> Keep) -> Keep {
         if self.bundle.layer_count() == 0 {
             return Keep::Going;
