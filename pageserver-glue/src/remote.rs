@@ -79,6 +79,12 @@ impl FromStr for RemoteUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidRemoteUrl> {
         let invalid = |why: &str| InvalidRemoteUrl { text: text.to_owned(), why: why.to_owned() };
+        // A URL parser takes these out, or for something else, without a word.
+        if text.contains(|c: char| c == '\\' || c.is_control()) || text.trim() != text {
+            return Err(invalid(
+                "it holds a backslash, a control character or blanks at an end: write them as %XX",
+            ));
+        }
         let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
         let place = match url.scheme() {
             "file" if !has_authority(text) => return Err(invalid(THREE_SLASHES)),
@@ -120,6 +126,14 @@ impl fmt::Display for RemoteUrl {
 }
 
 impl RemoteUrl {
+    /// The directory that it names, where it is a file URL.
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        match &self.place {
+            Place::Directory(path) => Some(path),
+            Place::S3 => None,
+        }
+    }
+
     /// The URL as it was written.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -137,9 +137,10 @@ impl WorkDir {
             if name == TIMELINES && file_type.is_dir() {
                 listing = self.list_ids(&path, SkipReason::NotATimeline)?;
             } else {
-                skipped.push(
-                    self.skip(&path, SkipReason::of(&name, file_type).unwrap_or(SkipReason::NotLayerData)),
-                );
+                let reason = SkipReason::of(&name, file_type).unwrap_or(SkipReason::NotLayerData);
+                // A link to the directory of all timelines hides them all.
+                let may_be_a_layer = name == TIMELINES;
+                skipped.push(Skipped { may_be_a_layer, ..self.skip(&path, reason) });
             }
         }
         skipped.append(&mut listing.skipped);
@@ -184,9 +185,11 @@ impl WorkDir {
         for (name, file_type) in read_dir(dir)? {
             match name.to_str().and_then(|name| name.parse().ok()) {
                 Some(id) if file_type.is_dir() => listing.ids.push(id),
-                _ => {
+                // What has the name of a tenant or timeline and is no directory, a link for one, hides its layers.
+                id => {
                     let reason = SkipReason::of(&name, file_type).unwrap_or(otherwise);
-                    listing.skipped.push(self.skip(&dir.join(&name), reason));
+                    let may_be_a_layer = id.is_some();
+                    listing.skipped.push(Skipped { may_be_a_layer, ..self.skip(&dir.join(&name), reason) });
                 }
             }
         }

@@ -170,7 +170,7 @@ pub async fn plan_backup(
     progress.expect(hashed.iter().map(|layer| layer.raw_size).sum());
     let digests =
         hash_files(hashed.iter().map(|layer| layer.path.clone()).collect(), Arc::clone(progress)).await;
-    let mut names = local.present;
+    let mut names = local.present.clone();
     let digests = digests.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     for (layer, digest) in hashed.into_iter().chain(unhashed).zip(digests) {
         names.insert(layer.name.clone());
@@ -178,10 +178,16 @@ pub async fn plan_backup(
     }
     plan.add.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
     plan.remove = removals(state, &names, mirror, local.metadata.as_ref())?;
+    // Torn, or of a form that nobody here knows: the store's, whose LSN is known, is not given up for it.
+    let says_less = local.disk_consistent_lsn.is_none() && state.disk_consistent_lsn().is_some();
+    // A layer that is there as something else is missing from this backup.
+    let stands_in = local.present.iter().any(|name| state.layers().contains_key(name));
     if local.metadata.is_some() && local.metadata.as_ref() != state.metadata() {
+        plan.is_partial |= says_less;
         plan.metadata = local.metadata;
         plan.disk_consistent_lsn = local.disk_consistent_lsn;
     }
+    plan.is_partial |= stands_in;
     if local.ancestor.is_some() && local.ancestor.as_ref() != state.ancestor() {
         plan.ancestor = local.ancestor;
     }
@@ -273,7 +279,11 @@ pub async fn execute_backup(
     let mut plan = plan;
     if writer.view().state.seq() != planned_at.next() {
         drop(packing);
-        plan = plan_backup(&writer.view().state, plan.local, plan.mirror, &options.progress).await?;
+        let again = plan_backup(&writer.view().state, plan.local, plan.mirror, &options.progress).await;
+        plan = match again {
+            Ok(plan) => plan,
+            Err(error) => return Err(writer.release_after(error).await),
+        };
         report = BackupReport::of(writer.view(), &plan);
         packing = Packing::start(&plan, &options).await;
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 
 use crate::{Error, Result};
 
@@ -90,7 +91,11 @@ impl DurableDir {
             let path = self.path.join(format!("{prefix}{number:016x}{suffix}"));
             let file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-            lock(&file, FlockOperation::LockExclusive).map_err(failed)?;
+            match lock(&file, FlockOperation::LockExclusive) {
+                // Some file systems have no locks. Then nobody can sweep the file either.
+                Ok(()) | Err(Errno::NOLCK | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
             let file = TemporaryFile { file, path, dir: self.path.clone(), published: false };
             // A sweep may have come between the creation and the lock.
             if file.file.metadata().map_err(failed)?.nlink() > 0 {
@@ -158,11 +163,9 @@ impl TemporaryFile {
                 self.published = true;
                 Ok(Published::Yes)
             }
-            Err(rustix::io::Errno::EXIST) => Ok(Published::NameTaken),
+            Err(Errno::EXIST) => Ok(Published::NameTaken),
             // Some file systems know no such rename: a hard link refuses to replace a file too.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-                self.link(path)
-            }
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.link(path),
             Err(error) => Err(Error::local("rename a temporary file to", path, error.into())),
         }
     }
@@ -203,8 +206,13 @@ fn sync_dir(path: &Path) -> Result<()> {
         .map_err(|error| Error::local("sync the directory", path, error))
 }
 
-fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
-    flock(file, operation).map_err(io::Error::from)
+fn lock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
+    loop {
+        match flock(file, operation) {
+            Err(Errno::INTR) => {}
+            locked => return locked,
+        }
+    }
 }
 
 fn is_temporary(name: &OsStr) -> bool {

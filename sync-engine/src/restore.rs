@@ -178,13 +178,19 @@ fn restore_metadata(
     if !report.failed.is_empty() || !report.conflicts.is_empty() {
         return Ok(MetadataOutcome::HeldBack);
     }
+    let path = dir.path().join(metadata.file_name.as_str());
+    let compare = || {
+        let same = crate::hash::hash_file(&path)? == RawDigest::of(&metadata.bytes);
+        Ok(if same { MetadataOutcome::Present } else { MetadataOutcome::Conflict })
+    };
+    // Looked at first: a directory that is complete need not be writable.
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => return compare(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::local("look up", &path, error)),
+    }
     match dir.publish(metadata.file_name.as_str(), &metadata.bytes)? {
         Published::Yes => Ok(MetadataOutcome::Written),
-        Published::NameTaken => {
-            let path = dir.path().join(metadata.file_name.as_str());
-            let there = crate::hash::hash_file(&path)?;
-            let same = there == RawDigest::of(&metadata.bytes);
-            Ok(if same { MetadataOutcome::Present } else { MetadataOutcome::Conflict })
-        }
+        Published::NameTaken => compare(),
     }
 }

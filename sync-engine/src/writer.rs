@@ -185,6 +185,15 @@ impl TimelineWriter {
         }
     }
 
+    /// Says that nobody writes any more, after `error` has ended the work, and returns that error.
+    pub(crate) async fn release_after(&mut self, error: Error) -> Error {
+        let released = Draft { released: true, ..Draft::default() };
+        if let Err(unreleased) = self.append(released, BundleWriter::new()).await {
+            tracing::warn!(error = %unreleased, "the timeline stays held: its writer could not release it");
+        }
+        error
+    }
+
     /// Stores a bundle as a payload object, to be named by a later record.
     pub async fn put_payload(&mut self, bundle: BundleWriter) -> Result<(PayloadRef, Vec<LayerEntry>)> {
         let id = PayloadId { claim: self.claim, term: self.term, number: self.next_payload };

@@ -33,6 +33,9 @@ fn what_is_no_remote_says_why_and_what_is_one() {
         ("file:///dir?x=1", "%3F"),
         ("file:///dir#x", "%23"),
         ("file:///dir%00x", "NUL"),
+        ("file:///a\\b", "%XX"),
+        ("file:///a\tb", "%XX"),
+        ("file:///a ", "%XX"),
         ("s3:///prefix", "no bucket"),
         ("ftp://host/dir", "\"ftp\" is not known"),
     ] {

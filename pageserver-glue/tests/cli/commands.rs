@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
-use crate::support::{Bench, TENANT, TIMELINE, files, largest, layer_name, noise, put};
+use crate::support::{Bench, TENANT, TIMELINE, assert_same, files, largest, layer_name, noise, put};
 
 const ONE: &str = "--remote {url} --tenant {tenant} --timeline {timeline}";
 
@@ -46,7 +46,7 @@ fn a_store_of_a_newer_format_is_left_alone() {
     for command in ["backup --workdir {a}", "restore --workdir {b}", "status", "verify"] {
         bench.run(&format!("{command} --remote {{url}}")).expect(6).says(&["version 9", "upgrade"]);
     }
-    crate::support::assert_same(&before, &files(&bench.path("store")));
+    assert_same(&before, &files(&bench.path("store")));
     put(&bench.path("store").join("layerpack.store"), b"{\"magic\":");
     bench.run("status --remote {url}").expect(3).says(&["layerpack.store", "damaged"]);
 }
@@ -263,4 +263,40 @@ fn a_configuration_gives_defaults_and_nothing_unknown() {
         format!("backup --config {{config}} --workdir {{a}} --remote file://{}", bench.path("new").display());
     bench.run(&elsewhere).expect(6);
     assert!(!bench.path("new").try_exists().unwrap());
+}
+
+#[test]
+fn a_store_among_the_layers_it_is_a_copy_of_is_refused() {
+    let bench = Bench::with_layers(2);
+    let before = files(&bench.path("a"));
+    std::os::unix::fs::symlink(bench.path("a"), bench.path("link")).unwrap();
+    for inside in ["a", "a/tenants", "a/tenants/x/y", "link", "link/tenants/z"] {
+        let url = format!("file://{}", bench.path(inside).display());
+        let run = bench.run(&format!("backup --workdir {{a}} --remote {url}"));
+        run.expect(2).says(&["inside the work directory", "keep the store elsewhere"]);
+    }
+    assert_same(&before, &files(&bench.path("a")));
+}
+
+#[test]
+fn a_link_in_place_of_a_timeline_makes_the_backup_incomplete() {
+    let bench = Bench::with_layers(2);
+    bench.backup();
+    let timeline = bench.timeline_dir("a", TIMELINE);
+    fs::rename(&timeline, bench.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(bench.path("elsewhere"), &timeline).unwrap();
+    bench.run("backup --workdir {a} --remote {url}").expect(1).says(&[TIMELINE, "symbolic link"]);
+}
+
+#[test]
+fn torn_metadata_does_not_replace_what_the_store_has() {
+    let bench = Bench::with_layers(2);
+    bench.backup();
+    let whole = files(&bench.path("a"));
+    for torn in [&b""[..], &[7; 300]] {
+        bench.put("a", "metadata", torn);
+        bench.run("backup --workdir {a} --remote {url}").expect(1).says(&["metadata was held back"]);
+    }
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    assert_same(&whole, &files(&bench.path("b")));
 }

@@ -100,14 +100,37 @@ async fn an_older_work_directory_turns_nothing_back() {
 }
 
 #[tokio::test]
-async fn metadata_that_does_not_say_an_lsn_does_not_keep_the_old_one() {
+async fn metadata_that_does_not_say_an_lsn_does_not_replace_one_that_does() {
     let (_test, store, work) = five().await;
-    assert_eq!(open(&store).await.state.disk_consistent_lsn(), Some(Lsn(2)));
-    let mut local = work.local();
-    local.metadata =
+    work.put("new", b"layer");
+    for torn in [&b""[..], b"opaque"] {
+        let mut local = work.local();
+        local.metadata =
+            Some(layer_archive::TimelineMetadata { file_name: name("metadata"), bytes: torn.to_vec() });
+        local.disk_consistent_lsn = None;
+        let report = backup_with(&store, local, Mirror::Off, options()).await.unwrap();
+        assert!(report.metadata_held_back);
+    }
+    let state = open(&store).await.state;
+    assert_eq!(
+        (state.disk_consistent_lsn(), state.metadata().unwrap().bytes.as_slice()),
+        (Some(Lsn(2)), &b"m1"[..])
+    );
+    assert!(state.layers().contains_key(&name("new")), "the layers are stored all the same");
+}
+
+#[tokio::test]
+async fn a_record_with_metadata_says_the_lsn_anew_or_that_it_is_not_known() {
+    let (_test, store, _work) = five().await;
+    let mut writer = TimelineWriter::claim(&store, open(&store).await, writer_options("w")).await.unwrap();
+    writer
+        .append(Draft { disk_consistent_lsn: Some(Lsn(7)), ..Draft::default() }, BundleWriter::new())
+        .await
+        .unwrap();
+    assert_eq!(open(&store).await.state.disk_consistent_lsn(), Some(Lsn(7)));
+    let metadata =
         Some(layer_archive::TimelineMetadata { file_name: name("metadata"), bytes: b"opaque".to_vec() });
-    local.disk_consistent_lsn = None;
-    backup_with(&store, local, Mirror::Off, options()).await.unwrap();
+    writer.append(Draft { metadata, ..Draft::default() }, BundleWriter::new()).await.unwrap();
     assert_eq!(open(&store).await.state.disk_consistent_lsn(), None);
 }
 

@@ -81,6 +81,7 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         (true, false) => Mirror::Guarded,
         (true, true) => Mirror::Forced,
     };
+    session.require_apart(&arguments.remote, workdir.root())?;
     let (store, created) = session.open_or_create(&arguments.remote).await?;
     let sweep_failed = session.sweep_stale(&arguments.remote).await;
     let mut listings = read_listings(&store, &arguments.selection).await?;
@@ -167,7 +168,6 @@ impl Listings {
 fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<Done>) -> Outcome {
     let mut json = BackupJson { store_created: created == Created::Yes, ..BackupJson::default() };
     let mut skipped = skipped;
-    let mut unstorable = Vec::new();
     for ((tenant, timeline), backup) in &done {
         let id = (tenant, timeline);
         json.timelines.push(TimelineJson::new(id, backup));
@@ -178,7 +178,6 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         json.failed.extend(report.failed.iter().map(|failed| failed_json(id, failed)));
         skipped.extend(left_out.iter().cloned());
         json.removals_held_back += report.removals_held_back;
-        unstorable.extend(left_out.iter().filter(|skipped| skipped.may_be_a_layer));
     }
     if let [timeline] = &*json.timelines {
         json.seq = timeline.seq;
@@ -189,7 +188,7 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         .map(|skipped| SkippedJson { path: skipped.path.clone(), reason: skipped.reason.to_string() })
         .collect();
     let mut outcome = Outcome::new(&json, &session.cost());
-    for skipped in unstorable {
+    for skipped in skipped.iter().filter(|skipped| skipped.may_be_a_layer) {
         let remedy = skipped.reason.remedy().unwrap_or("move it away");
         outcome.problems.push(format!("could not back up {skipped}: {remedy}"));
         outcome.exit = Exit::Failed;
@@ -268,8 +267,11 @@ impl Outcome {
                 .push(format!("no manifest was written, the next backup tries again: {}", explain(error)));
         }
         if report.metadata_held_back {
-            self.warnings
-                .push("the timeline's metadata was held back: layers that it may need are missing".into());
+            self.problems.push(format!(
+                "{tenant}/{timeline}: the metadata was held back, because layers that it may need are missing, or it \
+                 cannot be read although the store's can"
+            ));
+            self.exit = self.exit.or_worse(Exit::Failed);
         }
         if report.removals_held_back > 0 {
             let layers = counted(report.removals_held_back, "layer");

@@ -112,6 +112,26 @@ impl Session {
         swept.err().map(|failure| explain_failure(&failure))
     }
 
+    /// Refuses a store that is the work directory, or lies among its tenants: it would be lost with what it is a copy
+    /// of, and a pageserver would find its objects among its layers.
+    pub(crate) fn require_apart(&self, argument: &RemoteArg, workdir: &Path) -> Result<(), Failure> {
+        let remote = self.remote(argument)?;
+        let Some(store) = remote.directory() else { return Ok(()) };
+        // What does not exist yet is judged by what does.
+        let existing = store.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+        let Some((above, real)) = existing else { return Ok(()) };
+        let store = store.strip_prefix(above).map_or_else(|_| real.clone(), |rest| real.join(rest));
+        let workdir = workdir.canonicalize().unwrap_or_else(|_| workdir.to_owned());
+        if store == workdir || store.starts_with(workdir.join("tenants")) {
+            let why = format!(
+                "{remote} is inside the work directory {}: keep the store elsewhere",
+                workdir.display()
+            );
+            return Err(Failure::Usage(why));
+        }
+        Ok(())
+    }
+
     /// The metered object store at `remote`.
     pub(crate) fn connect(
         &self,
