@@ -82,6 +82,7 @@ const CASES: &[NamedCase] = cases! {
         errors_name_the_operation_and_the_key,
         a_key_is_not_found_by_its_beginning,
         get_head_and_list_agree,
+        a_kept_checksum_is_the_objects,
     }
     ranges {
         a_range_past_the_end_is_refused,
@@ -116,7 +117,6 @@ const CASES: &[NamedCase] = cases! {
     }
     copies {
         a_copy_of_a_missing_key_is_not_found,
-        a_create_only_copy_replaces_nothing,
         a_copy_replaces_or_creates,
         a_copy_is_independent_of_its_source,
     }

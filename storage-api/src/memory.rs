@@ -44,7 +44,7 @@ struct State {
 }
 
 struct Object {
-    bytes: Bytes,
+    body: Body,
     last_modified: SystemTime,
     etag: String,
 }
@@ -107,13 +107,11 @@ impl State {
         format!("{:016x}", self.tags)
     }
 
-    fn publish(&mut self, key: &Key, bytes: Bytes, mode: PutMode, now: SystemTime) -> Option<PutReceipt> {
-        if mode == PutMode::Create && self.objects.contains_key(key) {
-            return None;
-        }
+    /// Replaces what is there by a body whose checksum was compared.
+    fn publish(&mut self, key: &Key, body: Body, now: SystemTime) -> PutReceipt {
         let etag = self.next_tag();
-        self.objects.insert(key.clone(), Object { bytes, last_modified: now, etag: etag.clone() });
-        Some(PutReceipt { etag: Some(etag) })
+        self.objects.insert(key.clone(), Object { body, last_modified: now, etag: etag.clone() });
+        PutReceipt { etag: Some(etag) }
     }
 }
 
@@ -121,9 +119,10 @@ impl Object {
     fn info(&self, key: &Key) -> ObjectInfo {
         ObjectInfo {
             key: key.clone(),
-            size: self.bytes.len() as u64,
+            size: self.body.len(),
             last_modified: self.last_modified,
             etag: Some(self.etag.clone()),
+            crc32c: Some(self.body.crc32c()),
         }
     }
 }
@@ -171,8 +170,11 @@ impl ObjectStore for MemoryStore {
         let operation = put_operation(mode);
         self.check_body(operation, key, &body)?;
         let now = self.clock.now();
-        let published = self.lock().publish(key, body.bytes().clone(), mode, now);
-        published.ok_or_else(|| error(ErrorKind::AlreadyExists, operation, key))
+        let mut state = self.lock();
+        if mode == PutMode::Create && state.objects.contains_key(key) {
+            return Err(error(ErrorKind::AlreadyExists, operation, key));
+        }
+        Ok(state.publish(key, body, now))
     }
 
     async fn get(&self, key: &Key, range: GetRange) -> Result<GetResponse> {
@@ -183,7 +185,7 @@ impl ObjectStore for MemoryStore {
             let text = format!("{range:?} of {} bytes", info.size);
             error(ErrorKind::Range, Operation::Get, key).with_source(text)
         })?;
-        let bytes = slice(&object.bytes, &range);
+        let bytes = slice(object.body.bytes(), &range);
         Ok(GetResponse { info, range, stream: futures::stream::iter(chunks(bytes)).boxed() })
     }
 
@@ -214,14 +216,13 @@ impl ObjectStore for MemoryStore {
             .collect())
     }
 
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<PutReceipt> {
+    async fn copy(&self, from: &Key, to: &Key) -> Result<PutReceipt> {
         let now = self.clock.now();
         let mut state = self.lock();
         let source =
             state.objects.get(from).ok_or_else(|| error(ErrorKind::NotFound, Operation::Copy, from))?;
-        let bytes = source.bytes.clone();
-        let published = state.publish(to, bytes, mode, now);
-        published.ok_or_else(|| error(ErrorKind::AlreadyExists, Operation::Copy, to))
+        let body = source.body.clone();
+        Ok(state.publish(to, body, now))
     }
 
     async fn multipart_create(&self, key: &Key) -> Result<UploadId> {
@@ -249,8 +250,7 @@ impl ObjectStore for MemoryStore {
             return Err(error(ErrorKind::Integrity, Operation::MultipartComplete, key).with_source(text));
         }
         state.end_upload(key, upload);
-        let published = state.publish(key, bytes, PutMode::Overwrite, now);
-        published.ok_or_else(|| error(ErrorKind::AlreadyExists, Operation::MultipartComplete, key))
+        Ok(state.publish(key, Body::with_crc32c(bytes, whole), now))
     }
 
     async fn multipart_abort(&self, key: &Key, upload: &UploadId) -> Result<()> {

@@ -162,9 +162,9 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
         self.inner.delete(keys).await
     }
 
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<PutReceipt> {
+    async fn copy(&self, from: &Key, to: &Key) -> Result<PutReceipt> {
         count(&self.metrics.copy, 1);
-        self.inner.copy(from, to, mode).await
+        self.inner.copy(from, to).await
     }
 
     async fn multipart_create(&self, key: &Key) -> Result<UploadId> {

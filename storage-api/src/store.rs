@@ -50,8 +50,9 @@ pub trait ObjectStore: Debug + Send + Sync {
     /// than the bound are [`Invalid`](crate::ErrorKind::Invalid) and delete nothing.
     async fn delete(&self, keys: &[Key]) -> Result<Vec<DeleteOutcome>>;
 
-    /// Copies an object inside the store, without moving its bytes through the caller.
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<PutReceipt>;
+    /// Copies an object inside the store, without moving its bytes through the caller. An existing object is replaced:
+    /// a copy is never create-only, because few stores have the condition there.
+    async fn copy(&self, from: &Key, to: &Key) -> Result<PutReceipt>;
 
     /// Begins an upload in parts. Nothing is visible under `key` until it is completed.
     async fn multipart_create(&self, key: &Key) -> Result<UploadId>;
@@ -170,6 +171,9 @@ pub struct ObjectInfo {
     pub last_modified: SystemTime,
     /// The store's own tag for this version of the object, where it has one.
     pub etag: Option<String>,
+    /// The checksum of all of its bytes as the store keeps it. Lists do not have it, nor do stores that keep none, nor
+    /// reads of ranges from most stores.
+    pub crc32c: Option<Crc32c>,
 }
 
 /// Which keys to list.

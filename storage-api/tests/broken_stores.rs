@@ -36,7 +36,8 @@ enum Defect {
     ListIsOnePage,
     ListIgnoresThePrefix,
     ListRollsUpTwice,
-    CopyIgnoresItsMode,
+    CopyReplacesNothing,
+    KeepsTheChecksumOfAnotherObject,
     CopyEmptiesItsSource,
     PartChecksumIsIgnored,
     WholeChecksumIsIgnored,
@@ -130,7 +131,11 @@ impl ObjectStore for Broken {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        self.inner.head(&self.mangled(key)).await
+        let mut info = self.inner.head(&self.mangled(key)).await?;
+        if self.has(Defect::KeepsTheChecksumOfAnotherObject) {
+            info.crc32c = Some(Crc32c::of(b"another object"));
+        }
+        Ok(info)
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
@@ -195,16 +200,16 @@ impl ObjectStore for Broken {
         Ok(outcomes)
     }
 
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<PutReceipt> {
+    async fn copy(&self, from: &Key, to: &Key) -> Result<PutReceipt> {
         let (from, to) = (self.mangled(from), self.mangled(to));
         match self.defect {
-            Defect::CopyIgnoresItsMode => self.inner.copy(&from, &to, PutMode::Overwrite).await,
+            Defect::CopyReplacesNothing if self.inner.head(&to).await.is_ok() => Ok(PutReceipt::default()),
             Defect::CopyEmptiesItsSource => {
-                let copied = self.inner.copy(&from, &to, mode).await?;
+                let copied = self.inner.copy(&from, &to).await?;
                 self.inner.put(&from, Body::new(Bytes::new()), PutMode::Overwrite).await?;
                 Ok(copied)
             }
-            _ => self.inner.copy(&from, &to, mode).await,
+            _ => self.inner.copy(&from, &to).await,
         }
     }
 
@@ -296,7 +301,8 @@ defects! {
     list_ends_at_the_first_page: ListIsOnePage by pages_of_any_size_join_to_the_whole_list,
     list_ignores_the_prefix: ListIgnoresThePrefix by a_prefix_ends_at_a_separator,
     list_rolls_up_twice: ListRollsUpTwice by rolled_up_pages_of_any_size_join_to_the_whole_list,
-    copy_ignores_its_mode: CopyIgnoresItsMode by a_create_only_copy_replaces_nothing,
+    copy_replaces_nothing: CopyReplacesNothing by a_copy_replaces_or_creates,
+    keeps_the_checksum_of_another_object: KeepsTheChecksumOfAnotherObject by a_kept_checksum_is_the_objects,
     copy_empties_its_source: CopyEmptiesItsSource by a_copy_replaces_or_creates,
     part_checksum_is_ignored: PartChecksumIsIgnored by a_part_with_a_wrong_checksum_is_refused,
     whole_checksum_is_ignored: WholeChecksumIsIgnored by an_upload_with_a_wrong_whole_checksum_publishes_nothing,

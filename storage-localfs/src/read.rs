@@ -77,5 +77,5 @@ fn read_exact(file: &File, range: Range<u64>, path: &str) -> Result<Bytes> {
 /// What the store says of an object.
 pub(crate) fn object_info(key: Key, metadata: &Metadata) -> Result<ObjectInfo> {
     let modified = metadata.modified().map_err(|error| Fault::io("look up", key.as_str(), error))?;
-    Ok(ObjectInfo { key, size: metadata.len(), last_modified: modified.into_std(), etag: None })
+    Ok(ObjectInfo { key, size: metadata.len(), last_modified: modified.into_std(), etag: None, crc32c: None })
 }

@@ -156,7 +156,7 @@ fn put(root: &Root, key: &Key, body: &Body, mode: PutMode) -> Result<PutReceipt>
     Ok(PutReceipt::default())
 }
 
-fn copy(root: &Root, source: &(File, Metadata), to: &Key, mode: PutMode) -> Result<PutReceipt> {
+fn copy(root: &Root, source: &(File, Metadata), to: &Key) -> Result<PutReceipt> {
     let (file, metadata) = source;
     let (parent, name) = split(to);
     root.with_parent(parent, |dir| {
@@ -170,7 +170,7 @@ fn copy(root: &Root, source: &(File, Metadata), to: &Key, mode: PutMode) -> Resu
             let wrong = format!("{len} bytes were read of a file of {}", metadata.len());
             return Err(Fault::new(ErrorKind::Integrity, "copy to", to.as_str(), wrong));
         }
-        stage.publish(name, mode)
+        stage.publish(name, PutMode::Overwrite)
     })?;
     Ok(PutReceipt::default())
 }
@@ -267,14 +267,14 @@ impl ObjectStore for LocalStore {
         .await
     }
 
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> storage_api::Result<PutReceipt> {
+    async fn copy(&self, from: &Key, to: &Key) -> storage_api::Result<PutReceipt> {
         let (source, target) = (from.clone(), to.clone());
         let opened = self.run(Operation::Copy, from.as_str(), move |root| {
             let (parent, name) = split(&source);
             open_file(&root.descend(parent)?, name, source.as_str())
         });
         let opened = opened.await?;
-        self.run(Operation::Copy, to.as_str(), move |root| copy(root, &opened, &target, mode)).await
+        self.run(Operation::Copy, to.as_str(), move |root| copy(root, &opened, &target)).await
     }
 
     async fn multipart_create(&self, key: &Key) -> storage_api::Result<UploadId> {

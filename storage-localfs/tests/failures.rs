@@ -49,7 +49,7 @@ async fn a_missing_root_is_a_missing_store() {
         store.list_all(&KeyPrefix::new("a/").unwrap()).await.unwrap_err(),
         store.delete(&[key("a/b")]).await.unwrap_err(),
         store.delete(&[key("a")]).await.unwrap_err(),
-        store.copy(&key("a/b"), &key("c"), PutMode::Create).await.unwrap_err(),
+        store.copy(&key("a/b"), &key("c")).await.unwrap_err(),
         store.multipart_create(&key("c")).await.unwrap_err(),
     ]
     .map(|error| error.kind());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::subject::{Case, kind, noise};
-use crate::{ErrorKind, GetRange, ObjectStoreExt, Operation};
+use crate::{Body, Crc32c, ErrorKind, GetRange, ObjectStoreExt, Operation};
 
 pub(super) async fn a_missing_key_is_not_found(case: Case) {
     for range in [GetRange::Full, GetRange::Bounded(0..1), GetRange::Bounded(5..5), GetRange::Suffix(1)] {
@@ -63,5 +63,29 @@ pub(super) async fn get_head_and_list_agree(case: Case) {
     }
     if receipt.etag.is_some() {
         assert_eq!(receipt.etag, head.etag);
+    }
+}
+
+pub(super) async fn a_kept_checksum_is_the_objects(case: Case) {
+    let least = usize::try_from(case.store.capabilities().part_bytes_min).unwrap().max(1000);
+    let bytes = noise(1, least + 777);
+    case.overwrite("put", b"something else").await.unwrap();
+    case.overwrite("put", &bytes).await.unwrap();
+    let key = case.key("parts");
+    let upload = case.store.multipart_create(&key).await.unwrap();
+    let mut parts = Vec::new();
+    for (number, part) in (1..).zip(bytes.chunks(least)) {
+        let body = Body::new(part.to_vec());
+        parts.push(case.store.multipart_put(&key, &upload, number, body).await.unwrap());
+    }
+    case.store.multipart_complete(&key, &upload, &parts, Crc32c::of(&bytes)).await.unwrap();
+    case.store.copy(&case.key("put"), &case.key("copy")).await.unwrap();
+    for name in ["put", "parts", "copy"] {
+        let head = case.store.head(&case.key(name)).await.unwrap();
+        let get = case.store.get(&case.key(name), GetRange::Full).await.unwrap().info;
+        // Not every store keeps one; that which is kept is right.
+        for kept in [head.crc32c, get.crc32c].into_iter().flatten() {
+            assert_eq!(kept, Crc32c::of(&bytes), "{name}");
+        }
     }
 }

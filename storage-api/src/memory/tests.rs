@@ -17,7 +17,7 @@ async fn times_come_from_the_clock() {
     store.put(&key("old"), Body::new("x"), PutMode::Create).await.unwrap();
     let minute = Duration::from_secs(60);
     clock.advance(minute);
-    store.copy(&key("old"), &key("new"), PutMode::Create).await.unwrap();
+    store.copy(&key("old"), &key("new")).await.unwrap();
     store.multipart_create(&key("pending")).await.unwrap();
     assert_eq!(store.head(&key("old")).await.unwrap().last_modified, start);
     assert_eq!(store.head(&key("new")).await.unwrap().last_modified, start + minute);

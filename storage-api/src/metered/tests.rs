@@ -25,7 +25,7 @@ async fn every_request_is_counted_under_its_kind() {
     store.head(&a).await.unwrap();
     store.head(&b).await.unwrap_err();
     store.head(&b).await.unwrap_err();
-    store.copy(&a, &b, PutMode::Create).await.unwrap();
+    store.copy(&a, &b).await.unwrap();
     store.list_all(&KeyPrefix::root()).await.unwrap();
     let upload = store.multipart_create(&b).await.unwrap();
     let part = store.multipart_put(&b, &upload, 1, Body::new("part one")).await.unwrap();

@@ -13,6 +13,7 @@ fn page_of(names: &[String]) -> ListPage {
         size: 0,
         last_modified: SystemTime::UNIX_EPOCH,
         etag: None,
+        crc32c: None,
     };
     let (prefixes, names): (Vec<_>, Vec<_>) = names.iter().cloned().partition(|name| name.ends_with('/'));
     ListPage {

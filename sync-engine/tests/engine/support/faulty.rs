@@ -97,8 +97,8 @@ impl ObjectStore for FaultyStore {
         self.inner.delete(keys).await
     }
 
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<PutReceipt> {
-        self.inner.copy(from, to, mode).await
+    async fn copy(&self, from: &Key, to: &Key) -> Result<PutReceipt> {
+        self.inner.copy(from, to).await
     }
 
     async fn multipart_create(&self, key: &Key) -> Result<UploadId> {
