@@ -1,16 +1,17 @@
 //! Backup: what of a work directory is not in the store yet, and putting it there.
 
+mod packing;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use layer_archive::{
-    Ancestor, BundleIndex, BundleWriter, LayerName, Lsn, RawDigest, RemovalReason, Removed, Seq,
+    Ancestor, BundleIndex, LayerEntry, LayerName, Lsn, RawDigest, RemovalReason, Removed, Seq,
     TimelineMetadata, limits,
 };
-use tokio::sync::mpsc;
 
+use self::packing::Packing;
 use crate::hash::hash_files;
-use crate::pack::{Keep, PackInput, Packed, pack};
 use crate::{
     Draft, Error, Finding, LocalLayer, LocalTimeline, PackOptions, Progress, Result, Store, TimelineState,
     TimelineView, TimelineWriter, WriterOptions,
@@ -270,7 +271,7 @@ pub async fn execute_backup(
         return Ok(report);
     }
     let planned_at = view.state.seq();
-    let mut packing = Packing::start(&plan, &options).await;
+    let mut packing = Packing::start(store, &plan, &options).await;
     if packing.is_empty() && plan.without_layers(&packing.failed).is_empty() {
         report.end(&plan, packing.finish().await?);
         return Ok(report);
@@ -285,7 +286,7 @@ pub async fn execute_backup(
             Err(error) => return Err(writer.release_after(error).await),
         };
         report = BackupReport::of(writer.view(), &plan);
-        packing = Packing::start(&plan, &options).await;
+        packing = Packing::start(store, &plan, &options).await;
     }
     let mut draft = Draft { ancestor: plan.ancestor.clone(), released: true, ..Draft::default() };
     let (bundle, failed) = packing.upload(&mut writer, &mut draft, &mut report).await?;
@@ -343,86 +344,13 @@ impl BackupReport {
     }
 
     fn count_bundle(&mut self, index: &BundleIndex) {
-        let layers = index.entries(index.origin().bundle);
+        self.count(index.object_len(), &index.entries(index.origin().bundle));
+    }
+
+    fn count(&mut self, stored_bytes: u64, layers: &[LayerEntry]) {
         self.bundles += usize::from(!layers.is_empty());
         self.layers += layers.len();
         self.raw_bytes += layers.iter().map(|layer| layer.raw.size).sum::<u64>();
-        self.stored_bytes += index.object_len();
-    }
-}
-
-/// Layers that are being packed, as far as the first bundle.
-struct Packing {
-    ready: mpsc::Receiver<Packed>,
-    task: tokio::task::JoinHandle<Result<()>>,
-    first: Option<Box<BundleWriter>>,
-    failed: Vec<FailedLayer>,
-}
-
-impl Packing {
-    /// Begins to pack what a plan adds, and waits for the first bundle.
-    async fn start(plan: &BackupPlan, options: &BackupOptions) -> Self {
-        options.progress.expect(plan.add.iter().map(|(layer, _)| layer.raw_size).sum());
-        let input = |(layer, digest): &(LocalLayer, Option<RawDigest>)| PackInput {
-            layer: layer.clone(),
-            digest: *digest,
-        };
-        let inputs: Vec<PackInput> = plan.add.iter().map(input).collect();
-        let (pack_options, progress) = (options.pack, Arc::clone(&options.progress));
-        // One bundle may wait while another is uploaded and a third is filled.
-        let (bundles, ready) = mpsc::channel(1);
-        let task = tokio::task::spawn_blocking(move || {
-            pack(&inputs, pack_options, &progress, |packed| match bundles.blocking_send(packed) {
-                Ok(()) => Keep::Going,
-                Err(_) => Keep::Stopped,
-            })
-        });
-        let mut packing = Self { ready, task, first: None, failed: Vec::new() };
-        packing.first = packing.next().await;
-        packing
-    }
-
-    /// Whether nothing could be packed.
-    fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// The next bundle.
-    async fn next(&mut self) -> Option<Box<BundleWriter>> {
-        loop {
-            match self.ready.recv().await? {
-                Packed::Bundle(bundle) => return Some(bundle),
-                Packed::Failed { input, error } => {
-                    self.failed.push(FailedLayer { name: input.layer.name, error: Arc::new(error) });
-                }
-            }
-        }
-    }
-
-    /// Uploads every bundle but the last, which goes into the record. Returns that, and the layers that failed.
-    async fn upload(
-        mut self,
-        writer: &mut TimelineWriter,
-        draft: &mut Draft,
-        report: &mut BackupReport,
-    ) -> Result<(BundleWriter, Vec<FailedLayer>)> {
-        let mut last = self.first.take();
-        while let Some(bundle) = self.next().await {
-            let Some(full) = last.replace(bundle) else { continue };
-            let (payload, layers) = writer.put_payload(*full).await?;
-            report.bundles += 1;
-            report.stored_bytes += payload.stored_bytes;
-            report.layers += layers.len();
-            report.raw_bytes += layers.iter().map(|layer| layer.raw.size).sum::<u64>();
-            draft.payloads.push(payload);
-            draft.added.extend(layers);
-        }
-        Ok((last.map(|last| *last).unwrap_or_default(), self.finish().await?))
-    }
-
-    /// Waits for the end and returns the layers that failed.
-    async fn finish(self) -> Result<Vec<FailedLayer>> {
-        self.task.await.map_err(|error| Error::Task(error.to_string()))??;
-        Ok(self.failed)
+        self.stored_bytes += stored_bytes;
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use layer_archive::{FormatError, Generation, LayerName, Seq, TenantId, TimelineId, WriterInfo};
-use storage_api::{InvalidKey, StorageError};
+use storage_api::{ErrorKind, InvalidKey, StorageError};
 
 /// The result of an engine operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -214,6 +214,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether bytes came that are not what they should be, so that reading them once more may help.
+    pub(crate) fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Storage(error) => error.kind() == ErrorKind::Integrity,
+            _ => false,
+        }
+    }
+
     pub(crate) fn local(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         Self::Local { doing, path: path.as_ref().to_owned(), source }
     }

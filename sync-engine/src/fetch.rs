@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use layer_archive::{FrameDecoder, LayerEntry, LayerName, decode_frames, limits};
-use storage_api::Key;
+use layer_archive::{FrameDecoder, IndexedFrame, LayerEntry, LayerName, decode_frames, limits};
+use storage_api::{Key, ObjectStore};
 
 use crate::durable::DurableDir;
 use crate::layout::TimelineKeys;
-use crate::object::{read_index, read_range};
+use crate::object::{read_index, read_range, twice};
 use crate::restore::{WriteOutcome, cut_layer, stream_layer};
 use crate::{Error, Progress, Result, Store, TimelineState};
 
@@ -24,7 +24,7 @@ pub async fn fetch_layer(
     progress: &Arc<Progress>,
 ) -> Result<WriteOutcome> {
     let key = keys.bundle(entry.place.bundle)?;
-    let outcome = stream_layer(&**store.objects(), &key, entry, dir, progress).await?;
+    let outcome = twice(|| stream_layer(&**store.objects(), &key, entry, dir, progress)).await?;
     dir.sync()?;
     Ok(outcome)
 }
@@ -47,7 +47,7 @@ pub async fn read_layer(
     }
     let key = keys.bundle(entry.place.bundle)?;
     if entry.raw.size <= limits::SLICE_RAW_BYTES {
-        let raw = read_small(store, &key, entry).await?;
+        let raw = twice(|| read_small(store, &key, entry)).await?;
         return Ok(slice(&raw, range).to_vec());
     }
     read_frames(store, &key, state, entry, range).await
@@ -95,19 +95,24 @@ async fn read_frames(
     let skipped: u64 =
         index.frames()[first..frames.start].iter().map(|frame| u64::from(frame.plain_len)).sum();
     let frames = &index.frames()[frames];
-    let (Some(from), Some(to)) = (frames.first(), frames.last()) else { return Ok(Vec::new()) };
-    let start = from.start;
-    let stored: Bytes = read_range(objects, key, start..to.stored_range().end).await?;
-    let mut decoder = FrameDecoder::new();
-    let mut plain = Vec::new();
-    for frame in frames {
-        let at = frame.start - start;
-        let stored = slice(&stored, at..at + u64::from(frame.stored_len));
-        plain.extend(frame.decode(stored, &mut decoder).map_err(damaged)?);
-    }
+    let plain = twice(|| decode_range(objects, key, frames)).await?;
     // The plain text begins `skipped` bytes after that of the layer's first frame.
     let begin = (u64::from(layer.offset) + range.start).saturating_sub(skipped);
     Ok(slice(&plain, begin..begin + (range.end - range.start)).to_vec())
+}
+
+/// The plain text of frames that follow each other, fetched with one request.
+async fn decode_range(objects: &dyn ObjectStore, key: &Key, frames: &[IndexedFrame]) -> Result<Vec<u8>> {
+    let (Some(from), Some(to)) = (frames.first(), frames.last()) else { return Ok(Vec::new()) };
+    let stored: Bytes = read_range(objects, key, from.start..to.stored_range().end).await?;
+    let mut decoder = FrameDecoder::new();
+    let mut plain = Vec::new();
+    for frame in frames {
+        let at = frame.start - from.start;
+        let stored = slice(&stored, at..at + u64::from(frame.stored_len));
+        plain.extend(frame.decode(stored, &mut decoder).map_err(|source| Error::damaged(key, source))?);
+    }
+    Ok(plain)
 }
 
 /// The part of `bytes` that is there.

@@ -57,6 +57,11 @@ impl TimelineKeys {
         self.prefix.child("manifest")
     }
 
+    /// Above the payload objects.
+    pub fn payloads(&self) -> Result<KeyPrefix, InvalidKey> {
+        self.prefix.child("payload")
+    }
+
     /// The record `seq`.
     pub fn record(&self, seq: Seq) -> Result<Key, InvalidKey> {
         self.bundle(BundleId::Record(seq))

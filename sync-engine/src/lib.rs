@@ -19,6 +19,7 @@ mod local;
 mod marker;
 mod object;
 mod pack;
+mod payload;
 mod progress;
 mod restore;
 mod state;
@@ -39,6 +40,7 @@ pub use layout::{ObjectName, StoreLayout, TimelineKeys};
 pub use local::{LocalLayer, LocalTimeline};
 pub use marker::{Created, Store, StoreMarker};
 pub use pack::PackOptions;
+pub use payload::abandoned_uploads;
 pub use progress::Progress;
 pub use restore::{
     MetadataOutcome, RestorePlan, RestoreReport, WriteOutcome, execute_restore, hash_existing, plan_restore,

@@ -93,7 +93,19 @@ impl StoreMarker {
 
 impl Store {
     /// Opens the store that `objects` holds, with one request. `url` is how messages name it.
+    ///
+    /// Where there is no marker, a second request tells a store that has lost it from a place that never was one.
     pub async fn open(objects: Arc<dyn ObjectStore>, url: &str) -> Result<Self> {
+        let opened = Self::open_marked(Arc::clone(&objects), url).await;
+        if let Err(Error::NoStore { .. }) = opened
+            && let Err(error @ Error::MarkerDamaged { .. }) = require_empty(&*objects, url).await
+        {
+            return Err(error);
+        }
+        opened
+    }
+
+    async fn open_marked(objects: Arc<dyn ObjectStore>, url: &str) -> Result<Self> {
         let key = Key::new(StoreLayout::MARKER)?;
         let bytes = match objects.get_bytes(&key, GetRange::Full, MARKER_BYTES_MAX).await {
             Ok((_, bytes)) => bytes,
@@ -116,7 +128,7 @@ impl Store {
     ///
     /// A store that does not refuse to create the probe twice cannot keep two writers apart and is not created.
     pub async fn open_or_create(objects: Arc<dyn ObjectStore>, url: &str) -> Result<(Self, Created)> {
-        match Self::open(Arc::clone(&objects), url).await {
+        match Self::open_marked(Arc::clone(&objects), url).await {
             Err(Error::NoStore { .. }) => {}
             opened => return opened.map(|store| (store, Created::No)),
         }
@@ -141,9 +153,11 @@ impl Store {
         let key = Key::new(StoreLayout::MARKER)?;
         match objects.put(&key, Body::new(marker.encode()), PutMode::Create).await {
             Ok(_) => Ok((Self { objects, url: url.into(), marker }, Created::Yes)),
-            // Somebody else created it in the meantime.
+            // Somebody else created it in the meantime; or this did, and the answer was lost.
             Err(error) if error.is_already_exists() => {
-                Self::open(objects, url).await.map(|store| (store, Created::No))
+                let store = Self::open_marked(objects, url).await?;
+                let created = if *store.marker() == marker { Created::Yes } else { Created::No };
+                Ok((store, created))
             }
             Err(error) => Err(error.into()),
         }

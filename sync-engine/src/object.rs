@@ -6,8 +6,24 @@ use storage_api::{ErrorKind, GetRange, Key, ObjectStore, ObjectStoreExt, Storage
 
 use crate::{Error, Result};
 
+/// Reads, and once more where what came is corrupt: what flipped on the way is right the second time, what is wrong in
+/// the store is wrong again.
+pub(crate) async fn twice<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F) -> Result<T> {
+    match read().await {
+        Err(error) if error.is_corrupt() => {
+            tracing::warn!(%error, "what came is corrupt: it is read once more");
+            read().await
+        }
+        other => other,
+    }
+}
+
 /// Reads the index of a bundle from its last `tail_len` bytes, and from more where those are too few.
 pub(crate) async fn read_index(objects: &dyn ObjectStore, key: &Key, tail_len: u64) -> Result<BundleIndex> {
+    twice(|| read_index_once(objects, key, tail_len)).await
+}
+
+async fn read_index_once(objects: &dyn ObjectStore, key: &Key, tail_len: u64) -> Result<BundleIndex> {
     let mut wanted = tail_len;
     // Lengths come from the object: each answer must ask for more than the one before, and two are enough.
     for _ in 0..3 {
@@ -46,6 +62,10 @@ pub(crate) async fn read_record(
 
 /// Reads a manifest.
 pub(crate) async fn read_manifest(objects: &dyn ObjectStore, key: &Key) -> Result<(Manifest, u64)> {
+    twice(|| read_manifest_once(objects, key)).await
+}
+
+async fn read_manifest_once(objects: &dyn ObjectStore, key: &Key) -> Result<(Manifest, u64)> {
     let (info, bytes) = objects.get_bytes(key, GetRange::Full, limits::READ_SECTION_PLAIN_MAX).await?;
     let manifest = Manifest::decode(&bytes).map_err(|error| Error::damaged(key, error))?;
     Ok((manifest, info.size))

@@ -23,11 +23,16 @@ use self::assembler::Assembler;
 use self::reader::LayerReader;
 use crate::{Error, LocalLayer, Progress, Result};
 
-/// How bundles are made.
+/// How bundles are made and uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackOptions {
     /// A bundle is closed before it has more stored bytes than this, unless one layer alone has more.
     pub bundle_bytes_target: u64,
+    /// A bundle of one layer with more than that is uploaded in parts of so many bytes while it is made. All parts but
+    /// the last are of one size, as R2 asks (<https://developers.cloudflare.com/r2/objects/upload-objects/>).
+    pub part_bytes: usize,
+    /// Parts that are uploaded at the same time.
+    pub parts_in_flight: usize,
     /// Frames that are compressed at the same time.
     pub compressors: usize,
 }
@@ -35,7 +40,7 @@ pub struct PackOptions {
 impl Default for PackOptions {
     fn default() -> Self {
         let compressors = thread::available_parallelism().map_or(1, usize::from);
-        Self { bundle_bytes_target: 32 << 20, compressors }
+        Self { bundle_bytes_target: 32 << 20, part_bytes: 8 << 20, parts_in_flight: 4, compressors }
     }
 }
 
@@ -48,8 +53,12 @@ pub(crate) struct PackInput {
 
 /// What comes out of packing.
 pub(crate) enum Packed {
-    /// Frames and layers, links included, ready to be finished.
+    /// Frames and layers, links included, ready to be finished; or what is left of a bundle of which parts came.
     Bundle(Box<BundleWriter>),
+    /// The next bytes of a bundle that one large layer has for itself.
+    Part(Vec<u8>),
+    /// That layer could not be read to its end: its parts are of no use.
+    PartsVoid,
     /// A layer that could not be packed; the others go on.
     Failed { input: Box<PackInput>, error: Error },
 }
@@ -142,7 +151,7 @@ fn assemble(
     pending: mpsc::Receiver<Pending>,
     emit: &mut impl FnMut(Packed) -> Keep,
 ) -> Result<()> {
-    let mut assembler = Assembler::new(inputs, contents, options.bundle_bytes_target);
+    let mut assembler = Assembler::new(inputs, contents, options);
     let mut frames = Vec::new();
     for Pending { ends, answer } in pending {
         let frame = answer.recv().map_err(|_| Error::Task("a compressor stopped".into()))?;
@@ -152,7 +161,7 @@ fn assemble(
         }
         let Some((members, failed)) = ends else {
             let waiting: u64 = frames.iter().map(|frame| frame.stored.len() as u64).sum();
-            if waiting > options.bundle_bytes_target
+            if (assembler.is_in_large() || waiting > options.bundle_bytes_target)
                 && assembler.push_large(std::mem::take(&mut frames), emit)? == Keep::Stopped
             {
                 return Ok(());

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use layer_archive::{LayerName, RawDigest};
+use storage_api::Key;
 
 use self::plan::RangeFetch;
 use crate::backup::{Conflict, FailedLayer};
 use crate::durable::{DurableDir, Published};
 use crate::hash::hash_files;
 use crate::layout::TimelineKeys;
+use crate::object::{read_range, twice};
 use crate::{Error, Progress, Result, Store, TimelineState};
 
 pub use self::plan::{RestorePlan, plan_restore};
@@ -136,9 +138,28 @@ async fn fetch_range(
 ) -> Result<write::Outcome> {
     let key = keys.bundle(fetch.bundle)?;
     if let Some(entry) = fetch.only_layer().and_then(|name| state.layers().get(name)) {
-        return stream_layer(&**store.objects(), &key, entry, dir, progress).await;
+        return twice(|| stream_layer(&**store.objects(), &key, entry, dir, progress)).await;
     }
-    let stored = crate::object::read_range(&**store.objects(), &key, fetch.range.clone()).await?;
+    let again = fetch.clone();
+    let mut outcome = write_range(store, &key, state, fetch, dir, progress).await?;
+    if let Some(again) = again.of_layers(&outcome.take_corrupt()) {
+        tracing::warn!(%key, range = ?again.range, "what came is corrupt: it is read once more");
+        outcome.join(write_range(store, &key, state, again, dir, progress).await?);
+    }
+    Ok(outcome)
+}
+
+/// Fetches a range into memory and writes its layers.
+async fn write_range(
+    store: &Store,
+    key: &Key,
+    state: &TimelineState,
+    fetch: RangeFetch,
+    dir: &DurableDir,
+    progress: &Arc<Progress>,
+) -> Result<write::Outcome> {
+    let stored = twice(|| read_range(&**store.objects(), key, fetch.range.clone())).await?;
+    let key = key.clone();
     let (dir, progress) = (dir.clone(), Arc::clone(progress));
     let entries = fetch.entries(state);
     let written = tokio::task::spawn_blocking(move || {

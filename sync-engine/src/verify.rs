@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use layer_archive::{BundleChecker, BundleEntry, BundleId, BundleIndex, LayerEntry, LayerName, Seq};
-use storage_api::{Key, ObjectInfo, ObjectStore};
+use bytes::Bytes;
+use layer_archive::{
+    BundleChecker, BundleEntry, BundleId, BundleIndex, IndexedFrame, LayerEntry, LayerName, Seq,
+};
+use storage_api::{Crc32c, Key, ObjectInfo, ObjectStore};
 
 use crate::catalog::TimelineListing;
-use crate::object::{read_index, read_manifest, read_range, read_record};
+use crate::object::{read_index, read_manifest, read_range, read_record, twice};
+use crate::payload::abandoned_uploads;
 use crate::view::{TimelineView, lost};
 use crate::{Error, Result, Store, TimelineState};
 
@@ -18,6 +22,9 @@ const CHUNK_BYTES: u64 = 16 << 20;
 pub enum VerifyDepth {
     /// Manifests, and whether every bundle is there and as long as it should be.
     Listing,
+    /// Also the checksum that the store keeps of every bundle that holds a live layer, and of every record: their
+    /// indexes are read, their frames are not.
+    Stored,
     /// Also every byte of every bundle that holds a live layer, and every record.
     Deep,
 }
@@ -42,8 +49,12 @@ pub struct VerifyReport {
     pub bundles: usize,
     /// Manifests that were read.
     pub manifests: usize,
-    /// Stored bytes that were read and checked.
+    /// Stored bytes that were read and checked, and bytes whose checksum in the store was.
     pub checked_bytes: u64,
+    /// Objects whose checksum was to be compared and of which the store keeps none.
+    pub without_checksum: usize,
+    /// Uploads in parts that killed writers have left. They are no damage: the next upload in parts aborts them.
+    pub abandoned_uploads: usize,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
@@ -56,6 +67,7 @@ pub async fn verify_timeline(store: &Store, view: &TimelineView, depth: VerifyDe
         true => view.listing.clone(),
         false => TimelineListing::read_whole(objects, &view.keys).await?,
     };
+    report.abandoned_uploads = abandoned_uploads(objects, &view.keys, view.state.claim()).await?.len();
     let mut verify = Verify { objects, view, listing: &listing, report: &mut report };
     verify.manifests().await?;
     verify.claim().await?;
@@ -67,8 +79,8 @@ pub async fn verify_timeline(store: &Store, view: &TimelineView, depth: VerifyDe
         let Some(bundle) = view.state.bundle(id) else { continue };
         verify.bundle(bundle, &layers, depth).await?;
     }
-    if depth == VerifyDepth::Deep {
-        verify.records().await?;
+    if depth != VerifyDepth::Listing {
+        verify.records(depth).await?;
     }
     Ok(report)
 }
@@ -188,14 +200,20 @@ impl Verify<'_> {
         let key = self.view.keys.bundle(bundle.id)?;
         match lost(self.objects, &self.view.keys, self.listing, &bundle).await? {
             Some((object, problem)) => self.find(&object, problem, names(layers)),
-            None if depth == VerifyDepth::Deep => self.deep(bundle, &key, layers).await?,
-            None => {}
+            None if depth == VerifyDepth::Listing => {}
+            None => self.contents(bundle, &key, layers, depth).await?,
         }
         Ok(())
     }
 
-    /// Reads a bundle whole and checks every byte of it.
-    async fn deep(&mut self, bundle: BundleEntry, key: &Key, layers: &[&LayerEntry]) -> Result<()> {
+    /// Reads the index of a bundle and checks its frames: every byte of them, or what the store says of them.
+    async fn contents(
+        &mut self,
+        bundle: BundleEntry,
+        key: &Key,
+        layers: &[&LayerEntry],
+        depth: VerifyDepth,
+    ) -> Result<()> {
         let index = match read_index(self.objects, key, u64::from(bundle.tail_len)).await {
             Ok(index) => index,
             Err(error) => {
@@ -211,7 +229,35 @@ impl Verify<'_> {
         if !strangers.is_empty() {
             self.find(key.as_str(), "its index contradicts the timeline's state", names(&strangers));
         }
-        self.frames(&index, key, layers).await
+        match depth {
+            VerifyDepth::Deep => self.frames(&index, key, layers).await,
+            VerifyDepth::Stored | VerifyDepth::Listing => self.stored_checksum(&index, key, layers).await,
+        }
+    }
+
+    /// Compares the checksum that the store keeps of a bundle with what its index says.
+    async fn stored_checksum(
+        &mut self,
+        index: &BundleIndex,
+        key: &Key,
+        layers: &[&LayerEntry],
+    ) -> Result<()> {
+        let expected = Crc32c(index.object_crc32c().0);
+        match self.objects.head(key).await {
+            Ok(ObjectInfo { crc32c: None, .. }) => self.report.without_checksum += 1,
+            Ok(ObjectInfo { crc32c: Some(stored), .. }) if stored == expected => {
+                self.report.checked_bytes += index.object_len();
+            }
+            Ok(ObjectInfo { crc32c: Some(stored), .. }) => {
+                let problem = format!("the store keeps the checksum {stored} of it, {expected} is right");
+                self.find(key.as_str(), problem, names(layers));
+            }
+            Err(error) => {
+                let problem = problem(error.into())?;
+                self.find(key.as_str(), problem, names(layers));
+            }
+        }
+        Ok(())
     }
 
     /// Reads all frames of a bundle and checks the tar stream in them against its index.
@@ -222,7 +268,7 @@ impl Verify<'_> {
             let frames = &index.frames()[group];
             let (Some(first), Some(last)) = (frames.first(), frames.last()) else { continue };
             let range = first.start..last.stored_range().end;
-            let stored = match read_range(self.objects, key, range.clone()).await {
+            let stored = match self.read_frames(key, frames, range.clone()).await {
                 Ok(stored) => stored,
                 Err(error) => {
                     let problem = problem(error)?;
@@ -256,8 +302,24 @@ impl Verify<'_> {
         Ok(())
     }
 
+    /// The stored bytes of `frames`. What does not have their checksums is read once more before it is called damaged.
+    async fn read_frames(
+        &self,
+        key: &Key,
+        frames: &[IndexedFrame],
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes> {
+        let stored = twice(|| read_range(self.objects, key, range.clone())).await?;
+        let at = |offset: u64| usize::try_from(offset - range.start).unwrap_or(usize::MAX);
+        let is_right = |frame: &IndexedFrame| {
+            let stored = stored.get(at(frame.start)..at(frame.stored_range().end)).unwrap_or_default();
+            layer_archive::Crc32c::of(stored) == frame.crc32c
+        };
+        if frames.iter().all(is_right) { Ok(stored) } else { read_range(self.objects, key, range).await }
+    }
+
     /// Records that hold nothing live, claims for one, are still what the log is made of.
-    async fn records(&mut self) -> Result<()> {
+    async fn records(&mut self, depth: VerifyDepth) -> Result<()> {
         for (seq, info) in &self.listing.records {
             let id = BundleId::Record(*seq);
             if self.view.state.bundle(id).is_some() {
@@ -266,9 +328,11 @@ impl Verify<'_> {
             match read_record(self.objects, &info.key, id).await {
                 Ok(index) => {
                     self.report.checked_bytes += index.tail_len();
-                    // Dead layers are not worth reading.
-                    if index.layers().is_empty() {
-                        self.frames(&index, &info.key, &[]).await?;
+                    match depth {
+                        VerifyDepth::Stored => self.stored_checksum(&index, &info.key, &[]).await?,
+                        // Dead layers are not worth reading.
+                        _ if index.layers().is_empty() => self.frames(&index, &info.key, &[]).await?,
+                        _ => {}
                     }
                 }
                 Err(error) => {

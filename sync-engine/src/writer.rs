@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use layer_archive::{
-    Ancestor, BranchPoint, BundleId, BundleIndex, BundleWriter, Commit, CommitFlags, Crc32c, FrameCompressor,
-    Generation, LayerEntry, Lsn, Moved, Origin, PayloadId, PayloadRef, Removed, Seq, Term, TimelineMetadata,
-    UnixMillis, WriterInfo,
+    Ancestor, BranchPoint, BundleId, BundleIndex, BundleWriter, Commit, CommitFlags, Crc32c, FinishedBundle,
+    FrameCompressor, Generation, LayerEntry, Lsn, Moved, Origin, PayloadId, PayloadRef, Removed, Seq, Term,
+    TimelineMetadata, UnixMillis, WriterInfo,
 };
 use rand::TryRngCore;
-use storage_api::{Body, Clock, ErrorKind, Key, ObjectStore, PutMode, RetryClass, StorageError};
+use storage_api::{
+    Body, Clock, ErrorKind, Key, ObjectStore, Operation, PendingUpload, PutMode, RetryClass, StorageError,
+};
 
 use crate::catalog::TimelineListing;
 use crate::object::read_record;
+use crate::payload::{PayloadUpload, abandoned_uploads, payload_ref};
 use crate::view::{ManifestUsed, TimelineView};
-use crate::{Error, Result, Store};
+use crate::{Error, PackOptions, Result, Store};
 
 /// A manifest is due when so many records have passed since the last one...
 const MANIFEST_RECORDS_MIN: u64 = 64;
@@ -66,6 +69,8 @@ pub struct TimelineWriter {
     claim: Seq,
     term: Term,
     next_payload: u32,
+    /// Whether what killed writers have left was looked for.
+    abandoned_aborted: bool,
     compressor: FrameCompressor,
 }
 
@@ -93,6 +98,7 @@ impl TimelineWriter {
             claim: Seq::default(),
             term: Term(random()?),
             next_payload: 0,
+            abandoned_aborted: false,
             compressor: FrameCompressor::new().map_err(unpackable)?,
             view,
         };
@@ -196,22 +202,91 @@ impl TimelineWriter {
 
     /// Stores a bundle as a payload object, to be named by a later record.
     pub async fn put_payload(&mut self, bundle: BundleWriter) -> Result<(PayloadRef, Vec<LayerEntry>)> {
+        let (id, key) = self.next_payload()?;
+        let finished = self.finish_bundle(id, &key, bundle)?;
+        let committed = payload_ref(id, &finished);
+        // The key is this writer's alone: what is there already is an earlier attempt of the same bytes.
+        self.create_known(&key, body(finished.bytes, finished.crc32c)).await?;
+        Ok(committed)
+    }
+
+    /// Begins a payload object that is uploaded in parts. The first time, what killed writers have left is aborted.
+    pub(crate) async fn begin_payload(&mut self, options: PackOptions) -> Result<PayloadUpload> {
+        if !std::mem::replace(&mut self.abandoned_aborted, true) {
+            self.abort_abandoned().await;
+        }
+        let (id, key) = self.next_payload()?;
+        PayloadUpload::begin(Arc::clone(self.store.objects()), key, id, options).await
+    }
+
+    /// Uploads the rest of a payload object of which parts were uploaded, and completes it.
+    pub(crate) async fn finish_payload(
+        &mut self,
+        upload: &mut PayloadUpload,
+        bundle: BundleWriter,
+    ) -> Result<(PayloadRef, Vec<LayerEntry>)> {
+        let id = upload.id();
+        let key = self.view.keys.bundle(BundleId::Payload(id))?;
+        let mut finished = self.finish_bundle(id, &key, bundle)?;
+        let rest = std::mem::take(&mut finished.bytes);
+        let (len, crc32c) = (finished.index.object_len(), storage_api::Crc32c(finished.crc32c.0));
+        upload.complete(rest, len, crc32c).await?;
+        Ok(payload_ref(id, &finished))
+    }
+
+    fn next_payload(&mut self) -> Result<(PayloadId, Key)> {
         let id = PayloadId { claim: self.claim, term: self.term, number: self.next_payload };
         self.next_payload += 1;
-        let bundle_id = BundleId::Payload(id);
-        let key = self.view.keys.bundle(bundle_id)?;
+        Ok((id, self.view.keys.bundle(BundleId::Payload(id))?))
+    }
+
+    fn finish_bundle(&mut self, id: PayloadId, key: &Key, bundle: BundleWriter) -> Result<FinishedBundle> {
         let unpackable = |error| Error::Unpackable { what: key.to_string(), source: error };
-        let finished =
-            bundle.finish(&self.origin(bundle_id), None, &mut self.compressor).map_err(unpackable)?;
-        let body = body(finished.bytes, finished.crc32c);
-        // The key is this writer's alone: what is there already is an earlier attempt of the same bytes.
-        match self.store.objects().put(&key, body, PutMode::Create).await {
-            Err(error) if !error.is_already_exists() => return Err(error.into()),
-            _ => {}
+        let origin = self.origin(BundleId::Payload(id));
+        bundle.finish(&origin, None, &mut self.compressor).map_err(unpackable)
+    }
+
+    /// Aborts the uploads of writers before this one. They are in nobody's way: a failure is not this writer's.
+    async fn abort_abandoned(&self) {
+        let objects = &**self.store.objects();
+        let aborted = async {
+            for PendingUpload { key, upload, begun: _ } in
+                abandoned_uploads(objects, &self.view.keys, self.claim).await?
+            {
+                objects.multipart_abort(&key, &upload).await?;
+                tracing::info!(%key, "aborted an upload that a killed writer had left");
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = aborted.await {
+            tracing::warn!(%error, "uploads that killed writers have left could not be aborted");
         }
-        let tail_len = u32::try_from(finished.index.tail_len()).unwrap_or(u32::MAX);
-        let payload = PayloadRef { id, stored_bytes: finished.index.object_len(), tail_len };
-        Ok((payload, finished.index.entries(bundle_id)))
+    }
+
+    /// Creates an object that is the same whoever creates it: one that is there already is it.
+    async fn create_known(&self, key: &Key, body: Body) -> Result<()> {
+        match self.store.objects().put(key, body, PutMode::Create).await {
+            Err(error) if !error.is_already_exists() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the loss of an upload means: the writer that has taken over aborts those of the ones before it.
+    pub(crate) async fn explain_lost_upload(&self, error: Error) -> Error {
+        match &error {
+            Error::Storage(error)
+                if error.is_not_found()
+                    && matches!(
+                        error.operation(),
+                        Operation::MultipartPut | Operation::MultipartComplete
+                    ) => {}
+            _ => return error,
+        }
+        let (tenant, timeline) = (self.view.state.tenant(), self.view.state.timeline());
+        match TimelineView::open(&self.store, tenant, timeline, None).await {
+            Ok(now) if now.state.claim() != self.claim => self.fenced(now.state.claim(), now.state.writer()),
+            _ => error,
+        }
     }
 
     /// Writes a manifest of the state, if one is due at a clean detach.
@@ -241,10 +316,7 @@ impl TimelineWriter {
         let bytes = self.view.state.to_manifest().encode().map_err(unpackable)?;
         let stored_bytes = bytes.len() as u64;
         // The state at a record is what it is, whoever writes it down: one that is there already is the same.
-        match self.store.objects().put(&key, Body::new(bytes), PutMode::Create).await {
-            Err(error) if !error.is_already_exists() => return Err(error.into()),
-            _ => {}
-        }
+        self.create_known(&key, Body::new(bytes)).await?;
         let manifest = ManifestUsed { seq, stored_bytes };
         self.view.manifest = Some(manifest);
         self.view.replayed = 0;
@@ -326,22 +398,14 @@ impl TimelineWriter {
                 Ok(Some(record)) => return Ok((finished.index, Created::Another(Box::new(record)))),
                 // It may yet take effect: the same bytes go to the same key again.
                 Ok(None) => unknown = Some(refused),
-                // What will not be answered however often it is asked.
-                Err(Error::Storage(source)) if source.retry_class() == RetryClass::Never => {
+                // How long a request is tried is for the store below to say, not to be multiplied here.
+                Err(Error::Storage(source)) => {
                     return Err(Error::UnknownOutcome { key: key.to_string(), source });
                 }
-                Err(Error::Storage(error)) => unknown = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        let never = || {
-            StorageError::new(
-                ErrorKind::Unexpected,
-                storage_api::Operation::PutCreate,
-                key.as_str(),
-                "remote",
-            )
-        };
+        let never = || StorageError::new(ErrorKind::Unexpected, Operation::PutCreate, key.as_str(), "remote");
         Err(Error::UnknownOutcome { key: key.to_string(), source: unknown.unwrap_or_else(never) })
     }
 

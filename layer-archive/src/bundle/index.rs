@@ -91,6 +91,7 @@ pub struct BundleIndex {
     data_end: u64,
     data_crc32c: Crc32c,
     object_len: u64,
+    object_crc32c: Crc32c,
 }
 
 /// What came of a look at the last bytes of an object.
@@ -114,7 +115,13 @@ impl BundleIndex {
     pub fn parse_tail(tail: &[u8], object_len: u64) -> Result<TailParse, FormatError> {
         FormatError::check_limit("object", object_len, limits::READ_OBJECT_BYTES_MAX)?;
         match cut(tail, object_len)? {
-            Ok(parts) => Self::from_parts(&parts).map(|index| TailParse::Complete(Box::new(index))),
+            Ok(parts) => {
+                let mut index = Self::from_parts(&parts)?;
+                let tail_len = usize::try_from(index.tail_len()).unwrap_or(usize::MAX);
+                let tail = &tail[tail.len().saturating_sub(tail_len)..];
+                index.object_crc32c = index.data_crc32c.append(tail);
+                Ok(TailParse::Complete(Box::new(index)))
+            }
             Err(needed) => Ok(TailParse::NeedMore(needed)),
         }
     }
@@ -143,6 +150,7 @@ impl BundleIndex {
             data_end: footer.data_end,
             data_crc32c: footer.data_crc32c,
             object_len: footer.object_len,
+            object_crc32c: footer.data_crc32c,
         };
         index.check_frames(footer, seek_table)?;
         index.check_commit()?;
@@ -288,6 +296,11 @@ impl BundleIndex {
     /// The checksum of all frames.
     pub fn data_crc32c(&self) -> Crc32c {
         self.data_crc32c
+    }
+
+    /// The checksum that the whole object must have: of all frames, as recorded, and of the bytes behind them.
+    pub fn object_crc32c(&self) -> Crc32c {
+        self.object_crc32c
     }
 
     /// The frames that hold a layer's bytes, as indexes into [`frames`](Self::frames); one frame for an empty layer.

@@ -27,7 +27,7 @@ pub struct PackedLayer {
 ///
 /// The caller renders the plain text of the data frames (see [`plan_frames`](crate::plan_frames)), compresses them
 /// wherever it likes and appends them in order; then it names the layers, in the same order, and their links. The
-/// bytes so far may be [taken](Self::take_bytes) at any time, so that a long bundle need not be in memory.
+/// bytes so far may be [taken](Self::take_part) as they come, so that a long bundle need not be in memory.
 #[derive(Debug, Default)]
 pub struct BundleWriter {
     tables: Tables,
@@ -113,9 +113,12 @@ impl BundleWriter {
         self.tables.layers.len() + self.tables.links.len()
     }
 
-    /// The bytes of the bundle since they were last taken.
-    pub fn take_bytes(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
+    /// The next `part_bytes` bytes of the bundle, if there are so many.
+    pub fn take_part(&mut self, part_bytes: usize) -> Option<Vec<u8>> {
+        // A copy, so that a part holds no more memory than it has bytes.
+        let part = self.bytes.get(..part_bytes)?.to_vec();
+        self.bytes.drain(..part_bytes);
+        Some(part)
     }
 
     /// Appends links, metadata, the end of the tar stream, index and seek table.

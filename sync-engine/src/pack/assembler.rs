@@ -2,22 +2,30 @@
 
 use layer_archive::{BundleWriter, Content, EncodedFrame, FormatError, limits};
 
-use super::{Keep, PackInput, Packed, Unit, packed_layer};
+use super::{Keep, PackInput, PackOptions, Packed, Unit, packed_layer};
 use crate::{Error, Result};
 
 /// Fills bundles one after the other.
 pub(super) struct Assembler<'a> {
     inputs: &'a [PackInput],
     contents: &'a [Content],
-    bytes_target: u64,
+    options: PackOptions,
     bundle: BundleWriter,
     /// Whether the bundle holds the first frames of a large layer, and nothing else.
     in_large: bool,
+    /// Whether parts of the bundle were handed on.
+    parts_taken: bool,
 }
 
 impl<'a> Assembler<'a> {
-    pub(super) fn new(inputs: &'a [PackInput], contents: &'a [Content], bytes_target: u64) -> Self {
-        Self { inputs, contents, bytes_target, bundle: BundleWriter::new(), in_large: false }
+    pub(super) fn new(inputs: &'a [PackInput], contents: &'a [Content], options: PackOptions) -> Self {
+        let bundle = BundleWriter::new();
+        Self { inputs, contents, options, bundle, in_large: false, parts_taken: false }
+    }
+
+    /// Whether a large layer has begun and not ended.
+    pub(super) fn is_in_large(&self) -> bool {
+        self.in_large
     }
 
     /// Adds a unit to the bundle, or to the next one where this one is full.
@@ -33,12 +41,15 @@ impl<'a> Assembler<'a> {
         if members.is_empty() {
             if std::mem::take(&mut self.in_large) {
                 self.bundle = BundleWriter::new();
+                if std::mem::take(&mut self.parts_taken) {
+                    return Ok(emit(Packed::PartsVoid));
+                }
             }
             return Ok(Keep::Going);
         }
         let stored: u64 = frames.iter().map(|frame| frame.stored.len() as u64).sum();
         let layers: usize = members.iter().map(|member| 1 + self.contents[member.content].links.len()).sum();
-        let full = self.bundle.stored_len() + stored > self.bytes_target
+        let full = self.bundle.stored_len() + stored > self.options.bundle_bytes_target
             || self.bundle.layer_count() + layers > limits::BUNDLE_LAYERS_MAX
             || self.bundle.frame_count() + frames.len() > limits::BUNDLE_FRAMES_MAX;
         if full && self.close(emit) == Keep::Stopped {
@@ -61,8 +72,8 @@ impl<'a> Assembler<'a> {
         Ok(Keep::Going)
     }
 
-    /// Adds the first frames of a layer that needs more than a bundle's target by itself. It gets a bundle of its own,
-    /// so that its frames need not wait for its end; should it fail, that bundle is dropped.
+    /// Adds the next frames of a layer that needs more than a bundle's target by itself. It gets a bundle of its own,
+    /// so that its frames need not wait for its end: they are handed on in parts. Should it fail, the parts are void.
     pub(super) fn push_large(
         &mut self,
         frames: Vec<EncodedFrame>,
@@ -73,6 +84,12 @@ impl<'a> Assembler<'a> {
         }
         self.in_large = true;
         self.push_frames(frames)?;
+        while let Some(part) = self.bundle.take_part(self.options.part_bytes) {
+            self.parts_taken = true;
+            if emit(Packed::Part(part)) == Keep::Stopped {
+                return Ok(Keep::Stopped);
+            }
+        }
         Ok(Keep::Going)
     }
 
@@ -85,6 +102,7 @@ impl<'a> Assembler<'a> {
         if self.bundle.layer_count() == 0 {
             return Keep::Going;
         }
+        self.parts_taken = false;
         emit(Packed::Bundle(Box::new(std::mem::take(&mut self.bundle))))
     }
 

@@ -1,6 +1,6 @@
 //! Which ranges of which objects a restore fetches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use layer_archive::{BundleId, LayerEntry, LayerName, Location, RawDigest};
@@ -113,6 +113,17 @@ pub fn plan_restore(state: &TimelineState, existing: BTreeMap<LayerName, Result<
 impl RangeFetch {
     pub(super) fn layers(&self) -> Vec<LayerName> {
         self.extents.iter().flat_map(|extent| extent.layers.iter().cloned()).collect()
+    }
+
+    /// The part of it that brings `layers`, if any of them is in it.
+    pub(super) fn of_layers(mut self, layers: &BTreeSet<LayerName>) -> Option<Self> {
+        for extent in &mut self.extents {
+            extent.layers.retain(|layer| layers.contains(layer));
+        }
+        self.extents.retain(|extent| !extent.layers.is_empty());
+        let start = self.extents.iter().map(|extent| extent.location.start).min()?;
+        let end = self.extents.iter().map(|extent| extent.location.end()).max()?;
+        Some(Self { range: start..end, ..self })
     }
 
     /// The layer, where the range holds one alone.

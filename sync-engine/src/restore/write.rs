@@ -1,5 +1,6 @@
 //! Stored bytes to files: decoded, verified, synced, renamed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -262,7 +263,13 @@ impl Outcome {
         }
     }
 
-    fn join(&mut self, part: Self) {
+    /// Takes out the layers whose bytes came corrupt, and returns their names.
+    pub(super) fn take_corrupt(&mut self) -> BTreeSet<LayerName> {
+        let corrupt = self.failed.extract_if(.., |failed| failed.error.is_corrupt());
+        corrupt.map(|failed| failed.name).collect()
+    }
+
+    pub(super) fn join(&mut self, part: Self) {
         let Self { written, taken, failed, stored_bytes } = part;
         self.written.extend(written);
         self.taken.extend(taken);

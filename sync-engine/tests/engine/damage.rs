@@ -1,13 +1,19 @@
 //! Damage: what verify says of it, and that it costs no more than it must.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::faulty::FaultyStore;
 use crate::support::{
-    TestStore, WorkDir, backup, backup_with, contents, files, name, open, options, pack, restore,
-    writer_options,
+    TestStore, WorkDir, assert_restores, backup, backup_with, contents, files, name, open, options, pack,
+    restore, writer_options,
 };
 use layer_archive::{BundleId, RawDigest};
 use storage_api::{Body, GetRange, Key, KeyPrefix, ObjectStoreExt, PutMode};
 use sync_engine::{
-    Draft, Error, MetadataOutcome, Mirror, Store, TimelineWriter, VerifyDepth, inspect, verify_timeline,
+    Draft, Error, MetadataOutcome, Mirror, Store, TimelineWriter, VerifyDepth, inspect, read_layer,
+    verify_timeline,
 };
 use tempfile::TempDir;
 
@@ -206,4 +212,95 @@ async fn contents_that_belong_to_another_digest_are_refused_although_every_store
     let mut found: Vec<_> = report.findings.iter().flat_map(|finding| finding.layers.clone()).collect();
     found.sort();
     assert_eq!(found, [name("small"), name("zlarge")]);
+}
+
+#[tokio::test]
+async fn what_is_corrupted_on_the_way_is_read_once_more_and_is_right() {
+    let (_test, plain, work) = populated().await;
+    work.put("streamed", &contents(70, 900_000));
+    let faulty = Arc::new(FaultyStore::new(Arc::clone(plain.objects())));
+    let store = Store::open(Arc::<FaultyStore>::clone(&faulty), "test").await.unwrap();
+    let corrupted = Arc::new(AtomicUsize::new(0));
+    // The first read of everything is corrupt: of records, manifests, ranges of bundles.
+    let (mut seen, count) = (HashSet::new(), Arc::clone(&corrupted));
+    faulty.on_get(move |key| {
+        let first = seen.insert(key.clone());
+        count.fetch_add(usize::from(first), Ordering::SeqCst);
+        first
+    });
+    backup(&store, &work, Mirror::Off).await.unwrap();
+    let mut expected = files(work.path());
+    expected.insert("metadata".into(), b"metadata".to_vec());
+    assert_restores(&store, &expected).await;
+    assert!(corrupted.load(Ordering::SeqCst) >= 4, "{corrupted:?}");
+    // Every other read is corrupt, whatever is read.
+    let mut reads = 0;
+    faulty.on_get(move |_| {
+        reads += 1;
+        reads % 2 == 1
+    });
+    let view = open(&store).await;
+    let report = verify_timeline(&store, &view, VerifyDepth::Deep).await.unwrap();
+    assert_eq!(report.findings, []);
+    for layer in ["large", "small-05", "streamed"] {
+        let bytes = read_layer(&store, &view.keys, &view.state, &name(layer), 0..u64::MAX).await.unwrap();
+        assert!(bytes == expected[layer], "{layer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_corrupt_twice_is_reported_with_its_place_and_both_checksums() {
+    let (_test, plain, _work) = populated().await;
+    let faulty = Arc::new(FaultyStore::new(Arc::clone(plain.objects())));
+    let store = Store::open(Arc::<FaultyStore>::clone(&faulty), "test").await.unwrap();
+    let view = open(&store).await;
+    let reads = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&reads);
+    faulty.on_get(move |_| count.fetch_add(1, Ordering::SeqCst) < usize::MAX);
+    let read = read_layer(&store, &view.keys, &view.state, &name("small-05"), 0..u64::MAX).await;
+    assert_eq!(reads.load(Ordering::SeqCst), 2, "once more and not for ever");
+    let Err(Error::Damaged { object, source }) = read else { panic!("{read:?}") };
+    let entry = &view.state.layers()[&name("small-05")];
+    assert_eq!(object, view.keys.bundle(entry.place.bundle).unwrap().as_str());
+    let recorded = entry.place.location.crc32c.to_string();
+    let text = source.to_string();
+    assert!(text.contains(&format!("{recorded} recorded")) && text.contains("computed"), "{text}");
+}
+
+#[tokio::test]
+async fn stored_checksums_are_compared_without_reading_what_they_are_of() {
+    let (test, store, _work) = populated().await;
+    let view = open(&store).await;
+    let before = test.counts();
+    let report = verify_timeline(&store, &view, VerifyDepth::Stored).await.unwrap();
+    assert_eq!((&report.findings[..], report.without_checksum), (&[][..], 0));
+    let stored: u64 = view.state.bundles().iter().map(|bundle| bundle.stored_bytes).sum();
+    assert!(report.checked_bytes >= stored);
+    assert!(test.counts().bytes_received - before.bytes_received < stored / 4);
+    // One bit of a frame, wherever it is, changes the checksum that the store keeps.
+    for bundle in view.state.bundles() {
+        let key = view.keys.bundle(bundle.id).unwrap();
+        let whole = get(&store, &key).await;
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 3] ^= 1;
+        overwrite(&store, &key, flipped).await;
+        let report = verify_timeline(&store, &view, VerifyDepth::Stored).await.unwrap();
+        let objects: Vec<_> = report.findings.iter().map(|finding| finding.object.as_str()).collect();
+        assert_eq!(objects, [key.as_str()]);
+        assert!(!report.findings[0].layers.is_empty());
+        overwrite(&store, &key, whole).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_keeps_no_checksums_says_of_how_many_objects() {
+    let dir = TempDir::new().unwrap();
+    let local = storage_localfs::LocalStore::create(dir.path()).unwrap();
+    let (store, _) = Store::open_or_create(Arc::new(local), "test").await.unwrap();
+    let work = WorkDir::new();
+    work.put("layer", &contents(1, 5_000));
+    backup(&store, &work, Mirror::Off).await.unwrap();
+    let report = verify_timeline(&store, &open(&store).await, VerifyDepth::Stored).await.unwrap();
+    // The claim and the record with the layer.
+    assert_eq!((report.findings.len(), report.without_checksum), (0, 2));
 }

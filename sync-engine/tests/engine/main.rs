@@ -9,3 +9,4 @@ mod pages;
 mod protocol;
 mod state_model;
 mod support;
+mod uploads;

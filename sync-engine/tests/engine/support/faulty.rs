@@ -1,9 +1,11 @@
-//! A store whose answers get lost, as a decorator.
+//! A store whose answers get lost or corrupted, as a decorator.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use storage_api::{
     Body, Capabilities, Crc32c, DeleteOutcome, ErrorKind, GetRange, GetResponse, Key, KeyPrefix, ListPage,
     ListRequest, ObjectInfo, ObjectStore, Operation, PartId, PendingUpload, PutMode, PutReceipt, Result,
@@ -23,17 +25,53 @@ pub(crate) enum PutFault {
     StoreGone,
 }
 
-#[derive(Debug)]
+/// What becomes of the part with this number.
+type OnPart = Box<dyn FnMut(u32) -> Result<()> + Send>;
+/// Whether a byte of what is read of this key flips on the way.
+type OnGet = Box<dyn FnMut(&Key) -> bool + Send>;
+
 pub(crate) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
+    on_part: Mutex<OnPart>,
+    on_get: Mutex<OnGet>,
+    completion_answers_lost: Mutex<usize>,
     faults: Mutex<VecDeque<PutFault>>,
     gone: Mutex<bool>,
     ignores_create: Mutex<bool>,
 }
 
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, faults: Mutex::default(), gone: Mutex::default(), ignores_create: Mutex::default() }
+        Self {
+            inner,
+            on_part: Mutex::new(Box::new(|_| Ok(()))),
+            on_get: Mutex::new(Box::new(|_| false)),
+            completion_answers_lost: Mutex::default(),
+            faults: Mutex::default(),
+            gone: Mutex::default(),
+            ignores_create: Mutex::default(),
+        }
+    }
+
+    /// Asks `on_part` what becomes of each part, before it is put.
+    pub(crate) fn on_part(&self, on_part: impl FnMut(u32) -> Result<()> + Send + 'static) {
+        *self.on_part.lock().unwrap() = Box::new(on_part);
+    }
+
+    /// Flips a byte of what is read, where `on_get` says so.
+    pub(crate) fn on_get(&self, on_get: impl FnMut(&Key) -> bool + Send + 'static) {
+        *self.on_get.lock().unwrap() = Box::new(on_get);
+    }
+
+    /// The answers to the next `count` completions are lost.
+    pub(crate) fn lose_completions(&self, count: usize) {
+        *self.completion_answers_lost.lock().unwrap() = count;
     }
 
     pub(crate) fn script(&self, faults: impl IntoIterator<Item = PutFault>) {
@@ -82,7 +120,21 @@ impl ObjectStore for FaultyStore {
         if *self.gone.lock().unwrap() {
             return Err(Self::lost(Operation::Get, key));
         }
-        self.inner.get(key, range).await
+        let mut response = self.inner.get(key, range).await?;
+        if (self.on_get.lock().unwrap())(key) {
+            let middle = (response.range.end - response.range.start) / 2;
+            let mut at = 0;
+            let flip = move |chunk: Result<bytes::Bytes>| {
+                let mut chunk = chunk?.to_vec();
+                if let Some(byte) = middle.checked_sub(at).and_then(|to| chunk.get_mut(to as usize)) {
+                    *byte ^= 0x20;
+                }
+                at += chunk.len() as u64;
+                Ok(chunk.into())
+            };
+            response.stream = response.stream.map(flip).boxed();
+        }
+        Ok(response)
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
@@ -106,6 +158,7 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn multipart_put(&self, key: &Key, upload: &UploadId, number: u32, body: Body) -> Result<PartId> {
+        (self.on_part.lock().unwrap())(number)?;
         self.inner.multipart_put(key, upload, number, body).await
     }
 
@@ -116,7 +169,13 @@ impl ObjectStore for FaultyStore {
         parts: &[PartId],
         whole: Crc32c,
     ) -> Result<PutReceipt> {
-        self.inner.multipart_complete(key, upload, parts, whole).await
+        let receipt = self.inner.multipart_complete(key, upload, parts, whole).await?;
+        let mut lost = self.completion_answers_lost.lock().unwrap();
+        if *lost > 0 {
+            *lost -= 1;
+            return Err(Self::lost(Operation::MultipartComplete, key));
+        }
+        Ok(receipt)
     }
 
     async fn multipart_abort(&self, key: &Key, upload: &UploadId) -> Result<()> {

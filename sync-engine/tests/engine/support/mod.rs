@@ -48,7 +48,7 @@ pub(crate) fn writer_options(program: &str) -> WriterOptions {
 pub(crate) fn options() -> BackupOptions {
     BackupOptions {
         writer: writer_options("test 1"),
-        pack: PackOptions { bundle_bytes_target: 32 << 20, compressors: 2 },
+        pack: PackOptions { compressors: 2, ..PackOptions::default() },
         progress: Arc::new(Progress::default()),
     }
 }
