@@ -212,4 +212,7 @@ pub(crate) struct Verify {
     /// Read and check every byte of every bundle
     #[arg(long)]
     pub(crate) deep: bool,
+    /// Compare the checksums that the store keeps, where it keeps them, without reading the bundles
+    #[arg(long, conflicts_with = "deep")]
+    pub(crate) stored: bool,
 }

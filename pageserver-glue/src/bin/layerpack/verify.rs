@@ -16,10 +16,13 @@ use crate::session::Session;
 #[derive(Debug, Default, Serialize)]
 struct VerifyJson {
     deep: bool,
+    stored: bool,
     layers: usize,
     bundles: usize,
     manifests: usize,
     checked_bytes: u64,
+    without_checksum: usize,
+    abandoned_uploads: usize,
     timelines: Vec<TimelineJson>,
     findings: Vec<FindingJson>,
 }
@@ -33,6 +36,8 @@ struct TimelineJson {
     bundles: usize,
     manifests: usize,
     checked_bytes: u64,
+    without_checksum: usize,
+    abandoned_uploads: usize,
     findings: usize,
     deleted: bool,
 }
@@ -47,8 +52,12 @@ struct FindingJson {
 
 pub(crate) async fn run(session: &Session, arguments: &Verify) -> Result<Outcome, Failure> {
     let store = session.open(&arguments.remote).await?;
-    let depth = if arguments.deep { VerifyDepth::Deep } else { VerifyDepth::Listing };
-    let mut json = VerifyJson { deep: arguments.deep, ..VerifyJson::default() };
+    let depth = match (arguments.deep, arguments.stored) {
+        (true, _) => VerifyDepth::Deep,
+        (false, true) => VerifyDepth::Stored,
+        (false, false) => VerifyDepth::Listing,
+    };
+    let mut json = VerifyJson { deep: arguments.deep, stored: arguments.stored, ..VerifyJson::default() };
     let timelines = session.select(&store, &arguments.selection).await?;
     if timelines.is_empty() {
         return Err(Failure::EmptyStore { url: store.url().to_owned() });
@@ -76,6 +85,8 @@ impl VerifyJson {
             bundles: 0,
             manifests: 0,
             checked_bytes: 0,
+            without_checksum: 0,
+            abandoned_uploads: 0,
             findings: 0,
             deleted: false,
         };
@@ -88,11 +99,21 @@ impl VerifyJson {
             Err(error) => Err(error),
         };
         let report = verified.or_else(unreadable)?;
-        let VerifyReport { layers, bundles, manifests, checked_bytes, findings } = report;
+        let VerifyReport {
+            layers,
+            bundles,
+            manifests,
+            checked_bytes,
+            without_checksum,
+            abandoned_uploads,
+            findings,
+        } = report;
         self.layers += layers;
         self.bundles += bundles;
         self.manifests += manifests;
         self.checked_bytes += checked_bytes;
+        self.without_checksum += without_checksum;
+        self.abandoned_uploads += abandoned_uploads;
         let finding = |finding: &Finding| FindingJson {
             tenant: tenant.to_string(),
             timeline: timeline.to_string(),
@@ -105,6 +126,8 @@ impl VerifyJson {
             bundles,
             manifests,
             checked_bytes,
+            without_checksum,
+            abandoned_uploads,
             findings,
             ..timeline_json
         });
@@ -146,8 +169,23 @@ fn text(json: &VerifyJson, session: &Session) -> String {
             counted(*manifests, "manifest")
         );
     }
-    let what = if json.deep { "every byte" } else { "manifests and listings" };
-    let _ = writeln!(text, "checked {what}: {} read", human_bytes(json.checked_bytes));
+    let (what, how) = match (json.deep, json.stored) {
+        (true, _) => ("every byte", "read"),
+        (false, true) => ("manifests, listings and the checksums that the store keeps", "compared"),
+        (false, false) => ("manifests and listings", "read"),
+    };
+    let _ = writeln!(text, "checked {what}: {} {how}", human_bytes(json.checked_bytes));
+    if json.without_checksum > 0 {
+        let objects = counted(json.without_checksum, "object");
+        let _ = writeln!(text, "the store keeps no checksum of {objects}: only --deep can check them");
+    }
+    if json.abandoned_uploads > 0 {
+        let uploads = counted(json.abandoned_uploads, "unfinished upload");
+        let _ = writeln!(
+            text,
+            "{uploads} left by killed writers: no damage, aborted by the next large upload of that timeline"
+        );
+    }
     text.push_str(&session.cost_line());
     text
 }

@@ -126,7 +126,9 @@ impl ObjectStore for FaultyStore {
             let mut at = 0;
             let flip = move |chunk: Result<bytes::Bytes>| {
                 let mut chunk = chunk?.to_vec();
-                if let Some(byte) = middle.checked_sub(at).and_then(|to| chunk.get_mut(to as usize)) {
+                if let Some(byte) =
+                    middle.checked_sub(at).and_then(|to| chunk.get_mut(usize::try_from(to).unwrap()))
+                {
                     *byte ^= 0x20;
                 }
                 at += chunk.len() as u64;
