@@ -145,16 +145,16 @@ impl RawDigest {
 
     /// Refuses the raw bytes of `name` that have the digest `actual` instead of this one.
     pub fn check(&self, name: &LayerName, actual: &Self) -> Result<(), FormatError> {
-        let what = if self.size != actual.size {
-            "length"
+        let (what, expected, actual) = if self.size != actual.size {
+            ("length", self.size.to_string(), actual.size.to_string())
         } else if self.crc32c != actual.crc32c {
-            "crc32c"
+            ("crc32c", self.crc32c.to_string(), actual.crc32c.to_string())
         } else if self.blake3 != actual.blake3 {
-            "blake3"
+            ("blake3", self.blake3.to_string(), actual.blake3.to_string())
         } else {
             return Ok(());
         };
-        Err(FormatError::Contents { name: name.to_string(), what })
+        Err(FormatError::Contents { name: name.to_string(), what, expected, actual })
     }
 }
 

@@ -18,9 +18,10 @@ pub use layer_name::{
     SlruKind, in_layout,
 };
 pub use metadata::{METADATA_BYTES, MetadataError, MetadataForm, ParsedMetadata};
-pub use remote::{Absent, InvalidRemoteUrl, RemoteError, RemoteUrl};
+pub use remote::{Absent, Access, InvalidRemoteUrl, RemoteError, RemoteUrl, without_secrets};
 pub use timeline::{
-    TimelineBackup, TimelineError, TimelineRestore, backup_timeline, local_timeline, restore_timeline,
+    BackupChoices, TimelineBackup, TimelineError, TimelinePlan, TimelineRestore, backup_timeline,
+    local_timeline, plan_timeline_backup, plan_timeline_restore, restore_timeline,
 };
 pub use workdir::{
     DirEntries, Listing, LocalLayer, METADATA_FILE, METADATA_FILE_BYTES_MAX, MetadataFile, SkipReason,

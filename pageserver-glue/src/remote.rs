@@ -1,5 +1,10 @@
 //! Remotes as URLs: which store a URL names, and the way to it.
 
+mod access;
+mod invalid;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,11 +12,11 @@ use std::sync::Arc;
 #[cfg(feature = "localfs")]
 use std::time::Duration;
 
-use storage_api::{ObjectStore, StorageError};
+use storage_api::{ErrorKind, ObjectStore, StorageError};
 use url::Url;
 
-#[cfg(test)]
-mod tests;
+pub use self::access::Access;
+pub use self::invalid::{InvalidRemoteUrl, without_secrets};
 
 /// A remote, as its URL names it: `file:///dir` or `s3://bucket/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +28,9 @@ pub struct RemoteUrl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Directory(PathBuf),
+    #[cfg(feature = "s3")]
+    S3(Box<storage_s3::S3Config>),
+    #[cfg(not(feature = "s3"))]
     S3,
 }
 
@@ -35,20 +43,12 @@ pub enum Absent {
     Create,
 }
 
-/// Why a text is not the URL of a remote.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not the URL of a remote: {why} (a remote is file:///dir or s3://bucket/prefix)")]
-pub struct InvalidRemoteUrl {
-    text: String,
-    why: String,
-}
-
 /// Why the store of a remote cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// The URL is fine, and its backend is not compiled in.
     #[error(
-        "{url} cannot be used: the {backend} backend is not built into this program yet, use file:///dir"
+        "{url} cannot be used: this program was built without the {backend} backend, build it with the feature of that name"
     )]
     NotBuiltIn {
         /// The remote.
@@ -65,7 +65,7 @@ pub enum RemoteError {
         source: StorageError,
     },
     /// The backend could not open the store.
-    #[error("cannot use {url} as a remote: check that it is the right URL and a directory you may use")]
+    #[error("cannot use {url} as a remote: check that it is the right URL and a place you may use")]
     Open {
         /// The remote.
         url: String,
@@ -74,27 +74,31 @@ pub enum RemoteError {
     },
 }
 
+impl RemoteError {
+    /// Whether there is nothing at the URL: no directory, no bucket.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if source.kind() == ErrorKind::StoreMissing)
+    }
+}
+
 impl FromStr for RemoteUrl {
     type Err = InvalidRemoteUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidRemoteUrl> {
-        let invalid = |why: &str| InvalidRemoteUrl { text: text.to_owned(), why: why.to_owned() };
-        // A URL parser takes these out, or for something else, without a word.
-        if text.contains(|c: char| c == '\\' || c.is_control()) || text.trim() != text {
-            return Err(invalid(
-                "it holds a backslash, a control character or blanks at an end: write them as %XX",
-            ));
-        }
-        let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
-        let place = match url.scheme() {
-            "file" if !has_authority(text) => return Err(invalid(THREE_SLASHES)),
-            "file" => directory(&url).map(Place::Directory).map_err(invalid)?,
-            "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Place::S3,
-            "s3" => return Err(invalid("it names no bucket")),
-            other => return Err(invalid(&format!("the scheme {other:?} is not known"))),
-        };
-        Ok(Self { text: text.to_owned(), place })
+        Self::with_defaults(text, &[])
     }
+}
+
+#[cfg(feature = "s3")]
+fn s3(url: &Url, defaults: &[(String, String)]) -> Result<Place, String> {
+    let defaults = defaults.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let config = storage_s3::S3Config::from_url_with(url, defaults).map_err(|error| error.to_string())?;
+    Ok(Place::S3(Box::new(config)))
+}
+
+#[cfg(not(feature = "s3"))]
+fn s3(_url: &Url, _defaults: &[(String, String)]) -> Result<Place, String> {
+    Ok(Place::S3)
 }
 
 const THREE_SLASHES: &str = "a file URL has three slashes before an absolute path";
@@ -126,10 +130,33 @@ impl fmt::Display for RemoteUrl {
 }
 
 impl RemoteUrl {
+    /// The remote that `text` names. `s3_defaults` are options of S3 URLs by their names, as configuration files have
+    /// them; those of the URL go before.
+    pub fn with_defaults(text: &str, s3_defaults: &[(String, String)]) -> Result<Self, InvalidRemoteUrl> {
+        let invalid = |why: &str| InvalidRemoteUrl::new(text, why);
+        // A URL parser takes these out, or for something else, without a word.
+        if text.contains(|c: char| c == '\\' || c.is_control()) || text.trim() != text {
+            return Err(invalid(
+                "it holds a backslash, a control character or blanks at an end: write them as %XX",
+            ));
+        }
+        let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+        let place = match url.scheme() {
+            "file" if !has_authority(text) => return Err(invalid(THREE_SLASHES)),
+            "file" => directory(&url).map(Place::Directory).map_err(invalid)?,
+            "s3" => s3(&url, s3_defaults).map_err(|why| invalid(&why))?,
+            other => return Err(invalid(&format!("the scheme {other:?} is not known"))),
+        };
+        Ok(Self { text: text.to_owned(), place })
+    }
+
     /// The directory that it names, where it is a file URL.
     pub fn directory(&self) -> Option<&std::path::Path> {
         match &self.place {
             Place::Directory(path) => Some(path),
+            #[cfg(feature = "s3")]
+            Place::S3(_) => None,
+            #[cfg(not(feature = "s3"))]
             Place::S3 => None,
         }
     }
@@ -139,10 +166,17 @@ impl RemoteUrl {
         &self.text
     }
 
-    /// The object store at this URL. Whether it is a Layerpack store is seen when that is opened.
-    pub fn connect(&self, absent: Absent) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+    /// The object store at this URL, one request a call and nothing retried. Whether it is a Layerpack store, and for
+    /// S3 whether the bucket exists, is seen when that is opened.
+    pub async fn connect(&self, absent: Absent) -> Result<Arc<dyn ObjectStore>, RemoteError> {
         match &self.place {
             Place::Directory(path) => self.open_directory(path, absent),
+            #[cfg(feature = "s3")]
+            Place::S3(config) => match storage_s3::S3Store::connect((**config).clone()).await {
+                Ok(store) => Ok(Arc::new(store)),
+                Err(source) => Err(RemoteError::Open { url: self.text.clone(), source }),
+            },
+            #[cfg(not(feature = "s3"))]
             Place::S3 => Err(self.not_built_in("s3")),
         }
     }
@@ -181,6 +215,7 @@ impl RemoteUrl {
         Err(self.not_built_in("file"))
     }
 
+    #[cfg(not(all(feature = "localfs", feature = "s3")))]
     fn not_built_in(&self, backend: &'static str) -> RemoteError {
         RemoteError::NotBuiltIn { url: self.text.clone(), backend }
     }

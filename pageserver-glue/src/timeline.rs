@@ -5,10 +5,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use layer_archive::{Ancestor, LayerName, Level, TenantId, TimelineId, TimelineMetadata};
+use layer_archive::{Ancestor, LayerName, Level, RawDigest, TenantId, TimelineId, TimelineMetadata};
 use sync_engine::{
-    BackupOptions, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestoreReport, Store,
-    TimelineListing, TimelineView, execute_backup, execute_restore, hash_existing, plan_backup, plan_restore,
+    BackupOptions, BackupPlan, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestorePlan,
+    RestoreReport, Store, TimelineListing, TimelineState, TimelineView, execute_backup, execute_restore,
+    hash_existing, plan_backup, plan_restore,
 };
 
 use crate::{DirEntries, LayerKind, Skipped, TimelineScan, WorkDir, WorkDirError};
@@ -80,29 +81,101 @@ pub fn local_timeline(scan: TimelineScan) -> LocalTimeline {
     }
 }
 
+/// What a backup of a timeline is about to do.
+#[derive(Clone, Debug)]
+pub struct TimelinePlan {
+    /// What the engine would do.
+    pub plan: BackupPlan,
+    /// What in the timeline's directory is left out.
+    pub skipped: Vec<Skipped>,
+    /// What is backed up although it is not understood, a sentence each.
+    pub warnings: Vec<String>,
+}
+
 /// Backs a timeline of `workdir` up: what the store does not have of it. `listing` is what is already known of its
-/// objects.
+/// objects; `ancestor` is where it was branched off, where no metadata file says so.
 pub async fn backup_timeline(
     store: &Store,
     workdir: &WorkDir,
     (tenant, timeline): (&TenantId, &TimelineId),
     listing: Option<TimelineListing>,
-    mirror: Mirror,
+    how: &BackupChoices,
     options: BackupOptions,
 ) -> Result<TimelineBackup, TimelineError> {
     let view = TimelineView::open(store, tenant, timeline, listing).await?;
-    let scan = workdir.scan(tenant, timeline)?;
-    let warnings = scan.warnings().collect();
-    let skipped = scan.skipped.clone();
-    let plan = plan_backup(&view.state, local_timeline(scan), mirror, &options.progress).await?;
+    let TimelinePlan { plan, skipped, warnings } =
+        plan_timeline_backup(workdir, &view.state, how, &options.progress).await?;
     let report = execute_backup(store, view, plan, options).await?;
     Ok(TimelineBackup { report, skipped, warnings })
 }
 
+/// What a caller chooses of a backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackupChoices {
+    /// What becomes of layers that are gone from the work directory.
+    pub mirror: Mirror,
+    /// Where the timeline was branched off, where no metadata file says so.
+    pub ancestor: Option<Ancestor>,
+}
+
+/// Plans the backup of a timeline of `workdir` as [`backup_timeline`] would do it, and writes nothing.
+pub async fn plan_timeline_backup(
+    workdir: &WorkDir,
+    state: &TimelineState,
+    how: &BackupChoices,
+    progress: &Arc<Progress>,
+) -> Result<TimelinePlan, TimelineError> {
+    let scan = workdir.scan(state.tenant(), state.timeline())?;
+    let warnings = scan.warnings().collect();
+    let skipped = scan.skipped.clone();
+    let mut local = local_timeline(scan);
+    local.ancestor = local.ancestor.or_else(|| how.ancestor.clone());
+    let plan = plan_backup(state, local, how.mirror, progress).await?;
+    Ok(TimelinePlan { plan, skipped, warnings })
+}
+
+/// How often a restore follows a timeline whose objects gc deletes while it is restored.
+const STATES_FOLLOWED_MAX: usize = 4;
+
 /// Restores the timeline that `view` shows into `workdir`, whose directories are made where they are missing.
 ///
-/// Nothing that is there is overwritten: equal files are kept, others are conflicts.
+/// Nothing that is there is overwritten: equal files are kept, others are conflicts. Where the timeline moves on and gc
+/// deletes what is to be read, the timeline is restored as it is by then.
 pub async fn restore_timeline(
+    store: &Store,
+    workdir: &WorkDir,
+    view: &TimelineView,
+    progress: &Arc<Progress>,
+) -> Result<TimelineRestore, TimelineError> {
+    let mut restored = restore_view(store, workdir, view, progress).await?;
+    for _ in 1..STATES_FOLLOWED_MAX {
+        if !restored.report.found_objects_gone() {
+            break;
+        }
+        let (tenant, timeline) = (view.state.tenant(), view.state.timeline());
+        let newer = TimelineView::open_existing(store, tenant, timeline, None).await?;
+        if newer.state.seq() == restored.seq {
+            break;
+        }
+        // Of what was written just now, what the timeline has let go of since goes again.
+        let dir = workdir.create_timeline_dir(tenant, timeline)?;
+        let mut earlier = restored.report;
+        for name in std::mem::take(&mut earlier.written) {
+            match newer.state.layers().contains_key(&name) {
+                true => drop(earlier.written.insert(name)),
+                false => {
+                    dir.remove(&name)?;
+                    earlier.layers -= 1;
+                }
+            }
+        }
+        restored = restore_view(store, workdir, &newer, progress).await?;
+        restored.report.join_earlier(&earlier);
+    }
+    Ok(restored)
+}
+
+async fn restore_view(
     store: &Store,
     workdir: &WorkDir,
     view: &TimelineView,
@@ -110,7 +183,23 @@ pub async fn restore_timeline(
 ) -> Result<TimelineRestore, TimelineError> {
     let state = &view.state;
     let dir = workdir.create_timeline_dir(state.tenant(), state.timeline())?;
-    let there = workdir.entries(state.tenant(), state.timeline())?;
+    let (existing, extra) = existing_files(workdir, view, progress).await?;
+    let plan = plan_restore(state, existing);
+    let report = execute_restore(store, &view.keys, state, plan, &dir, progress).await?;
+    Ok(TimelineRestore { seq: state.seq(), report, extra, damage: view.damage.clone() })
+}
+
+/// What the directory of a timeline has under the names of layers, by their contents; and what is there besides.
+async fn existing_files(
+    workdir: &WorkDir,
+    view: &TimelineView,
+    progress: &Arc<Progress>,
+) -> Result<(BTreeMap<LayerName, sync_engine::Result<RawDigest>>, Vec<String>), TimelineError> {
+    let state = &view.state;
+    let there = match workdir.entries(state.tenant(), state.timeline()) {
+        Err(WorkDirError::NotADirectory(path)) if !path.try_exists().unwrap_or(true) => DirEntries::default(),
+        entries => entries?,
+    };
     if let Some(metadata) = state.metadata()
         && let Some(path) = there.others.get(&metadata.file_name)
     {
@@ -120,10 +209,17 @@ pub async fn restore_timeline(
     // What is no file is not opened: it may lead out of the directory, or never end.
     let others = there.others.iter().filter(|(name, _)| state.layers().contains_key(*name));
     existing.extend(others.map(|(name, path)| (name.clone(), Err(in_the_way(path.clone())))));
-    let extra = extra_files(view, &there);
-    let plan = plan_restore(state, existing);
-    let report = execute_restore(store, &view.keys, state, plan, &dir, progress).await?;
-    Ok(TimelineRestore { seq: state.seq(), report, extra, damage: view.damage.clone() })
+    Ok((existing, extra_files(view, &there)))
+}
+
+/// Plans the restore of a timeline as [`restore_timeline`] would do it, and changes nothing.
+pub async fn plan_timeline_restore(
+    workdir: &WorkDir,
+    view: &TimelineView,
+    progress: &Arc<Progress>,
+) -> Result<(RestorePlan, Vec<String>), TimelineError> {
+    let (existing, extra) = existing_files(workdir, view, progress).await?;
+    Ok((plan_restore(&view.state, existing), extra))
 }
 
 fn extra_files(view: &TimelineView, there: &DirEntries) -> Vec<String> {

@@ -210,6 +210,29 @@ impl StorageError {
         self.kind() == ErrorKind::AlreadyExists
     }
 
+    /// Whether the store itself was reached and has answered. An [`Unexpected`](ErrorKind::Unexpected) failure is no
+    /// proof: whatever is on the way, a proxy, can answer so in its place.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Cancelled | ErrorKind::Unexpected => {
+                false
+            }
+            ErrorKind::NotFound
+            | ErrorKind::StoreMissing
+            | ErrorKind::AlreadyExists
+            | ErrorKind::PreconditionFailed
+            | ErrorKind::Range
+            | ErrorKind::Unauthenticated
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Throttled
+            | ErrorKind::Interrupted
+            | ErrorKind::Integrity
+            | ErrorKind::StorageFull
+            | ErrorKind::Unsupported
+            | ErrorKind::Invalid => true,
+        }
+    }
+
     /// Whether sending the same request again can help: an allow-list, exhaustive over kind and operation.
     pub fn retry_class(&self) -> RetryClass {
         let transient = match self.kind() {
@@ -226,6 +249,10 @@ impl StorageError {
             | ErrorKind::Cancelled => return RetryClass::Never,
             // The store refused before it did anything.
             ErrorKind::Throttled => return RetryClass::Safe,
+            // The store has the parts and has compared them: they will not have another checksum the next time.
+            ErrorKind::Integrity if self.operation() == Operation::MultipartComplete => {
+                return RetryClass::Never;
+            }
             ErrorKind::Connection
             | ErrorKind::Timeout
             | ErrorKind::Interrupted

@@ -10,7 +10,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirEntry, FileType, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use storage_api::{ErrorKind, Key};
+use storage_api::{ErrorKind, Key, crash_point};
 
 use crate::fault::{Fault, Result};
 
@@ -47,12 +47,14 @@ impl Root {
             at = at.parent().unwrap_or(Path::new(""));
         }
         for path in missing.into_iter().rev() {
+            crash_point();
             match std::fs::create_dir(path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fault(error)),
                 Ok(()) | Err(_) => {}
             }
             let parent =
                 path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            crash_point();
             std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(fault)?;
         }
         Ok(())
@@ -108,6 +110,7 @@ impl Root {
         }
         let mut dir = self.dir.try_clone().map_err(|error| Fault::io("open", path, error))?;
         for component in components(path) {
+            crash_point();
             match dir.create_dir(component) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(Fault::io("create the directory of", path, error));
@@ -234,6 +237,7 @@ fn symlink(path: &str) -> Fault {
 
 /// Makes durable what `dir` names. `path` is for the error.
 pub(crate) fn sync(dir: &Dir, path: &str) -> Result<()> {
+    crash_point();
     // The handle itself may be one for walking only, which cannot be synced.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(dir, ".", flags, Mode::empty())

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cap_std::fs::{Dir, OpenOptions};
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat, renameat_with};
 use rustix::io::Errno;
-use storage_api::{ErrorKind, PutMode};
+use storage_api::{ErrorKind, PutMode, crash_point};
 
 use crate::fault::{Fault, Result};
 use crate::root::sync;
@@ -40,6 +40,7 @@ impl<'a> Stage<'a> {
         for _ in 0..NAME_ATTEMPTS {
             let count = STAGES.fetch_add(1, Ordering::Relaxed);
             let name = format!("{STAGE_PREFIX}{:x}-{count:x}", std::process::id());
+            crash_point();
             match dir.open_with(&name, &options) {
                 Ok(file) => return Ok(Self { dir, name, path, file: file.into_std(), is_named: true }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -52,7 +53,12 @@ impl<'a> Stage<'a> {
 
     /// Appends `bytes`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|error| Fault::io("write", self.path, error))
+        let (front, back) = bytes.split_at(bytes.len() / 2);
+        for half in [front, back] {
+            crash_point();
+            self.file.write_all(half).map_err(|error| Fault::io("write", self.path, error))?;
+        }
+        Ok(())
     }
 
     /// Appends all of `source`, inside the file system where that can be, and returns how many bytes those were.
@@ -63,7 +69,9 @@ impl<'a> Stage<'a> {
     /// Gives the file the name `target` in its directory, durably. Of the two modes only create can find that the
     /// object exists, and then that is durable.
     pub(crate) fn publish(mut self, target: &str, mode: PutMode) -> Result<()> {
+        crash_point();
         self.file.sync_all().map_err(|error| Fault::io("sync", self.path, error))?;
+        crash_point();
         let published = match mode {
             PutMode::Overwrite => renameat(self.dir, &self.name, self.dir, target).map(|()| By::Rename),
             PutMode::Create => rename_or_link(|| self.rename_anew(target), || self.link(target)),
@@ -130,6 +138,7 @@ impl Drop for Stage<'_> {
     fn drop(&mut self) {
         if self.is_named {
             // What keeps it here is no reason to fail: the sweep tries again.
+            crash_point();
             let _ = self.dir.remove_file(&self.name);
         }
     }

@@ -13,7 +13,7 @@ use cap_std::fs::{Dir, Metadata};
 use storage_api::{
     Body, Capabilities, Clock, Crc32c, DeleteOutcome, ErrorKind, GetRange, GetResponse, Key, KeyPrefix,
     ListPage, ListRequest, ObjectInfo, ObjectStore, Operation, PartId, PendingUpload, PutMode, PutReceipt,
-    StorageError, SystemClock, UploadId,
+    StorageError, SystemClock, UploadId, crash_point,
 };
 
 use crate::fault::{BACKEND, Fault, Result};
@@ -204,6 +204,7 @@ fn delete(root: &Root, keys: Vec<Key>) -> Result<Vec<DeleteOutcome>> {
 
 fn remove(dir: &Dir, name: &str, path: &str) -> Result<()> {
     look_up(dir, name, path)?;
+    crash_point();
     dir.remove_file(name).map_err(|error| Fault::io("remove", path, error))
 }
 

@@ -25,6 +25,7 @@ const JOIN_BYTES: usize = 1 << 20;
 pub(crate) fn begin(root: &Root, key: &Key, name: String) -> Result<Option<UploadId>> {
     let path = key.as_str();
     let created = root.with_parent(UPLOADS_DIR, |uploads| {
+        storage_api::crash_point();
         match uploads.create_dir(&name) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -191,6 +192,7 @@ pub(crate) fn read_key(dir: &Dir, path: &str) -> Result<(Key, std::time::SystemT
 
 /// Removes an upload, so that a crash halfway leaves none.
 fn end(root: &Root, upload: &UploadId, dir: &Dir, key: &Key) -> Result<()> {
+    storage_api::crash_point();
     match dir.remove_file(KEY_FILE) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Fault::io("end the upload of", key.as_str(), error));
@@ -198,6 +200,7 @@ fn end(root: &Root, upload: &UploadId, dir: &Dir, key: &Key) -> Result<()> {
         Ok(()) | Err(_) => sync(dir, key.as_str())?,
     }
     let uploads = root.descend(UPLOADS_DIR)?;
+    storage_api::crash_point();
     match uploads.remove_dir_all(&upload.0) {
         // Ended by another, or a late part is being written: the sweep removes that.
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {

@@ -288,6 +288,8 @@ pub async fn execute_backup(
         report = BackupReport::of(writer.view(), &plan);
         packing = Packing::start(store, &plan, &options).await;
     }
+    // Under the claim nothing is planned again. Of a hundred thousand layers this is a third of the memory.
+    (plan.local, plan.add) = (LocalTimeline::default(), Vec::new());
     let mut draft = Draft { ancestor: plan.ancestor.clone(), released: true, ..Draft::default() };
     let (bundle, failed) = packing.upload(&mut writer, &mut draft, &mut report).await?;
     report.end(&plan, failed);

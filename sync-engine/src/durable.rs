@@ -6,10 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use layer_archive::LayerName;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
+use storage_api::crash_point;
 
 use crate::{Error, Result};
 
@@ -59,6 +61,7 @@ impl DurableDir {
             }
         }
         for dir in missing.iter().rev() {
+            crash_point();
             match std::fs::create_dir(dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(Error::local("create the directory", dir, error));
@@ -89,6 +92,7 @@ impl DurableDir {
             let (prefix, suffix) = Self::TEMPORARY;
             let number = OsRng.try_next_u64().map_err(|error| failed(io::Error::other(error)))?;
             let path = self.path.join(format!("{prefix}{number:016x}{suffix}"));
+            crash_point();
             let file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
             match lock(&file, FlockOperation::LockExclusive) {
@@ -113,6 +117,18 @@ impl DurableDir {
         Ok(published)
     }
 
+    /// Removes a file that was published here.
+    pub fn remove(&self, name: &LayerName) -> Result<()> {
+        let path = self.path.join(name.as_str());
+        crash_point();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::local("remove", &path, error))
+            }
+            _ => self.sync(),
+        }
+    }
+
     /// Makes the names in the directory durable.
     pub(crate) fn sync(&self) -> Result<()> {
         sync_dir(&self.path)
@@ -134,6 +150,7 @@ impl DurableDir {
             if lock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 continue;
             }
+            crash_point();
             match std::fs::remove_file(&path) {
                 Ok(()) => swept += 1,
                 // It was published between the two: its name is another one now.
@@ -147,17 +164,24 @@ impl DurableDir {
 
 impl TemporaryFile {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|error| Error::local("write a file in", &self.dir, error))
+        let (front, back) = bytes.split_at(bytes.len() / 2);
+        for half in [front, back] {
+            crash_point();
+            self.file.write_all(half).map_err(|error| Error::local("write a file in", &self.dir, error))?;
+        }
+        Ok(())
     }
 
     /// Makes the contents durable.
     pub(crate) fn sync(&self) -> Result<()> {
+        crash_point();
         self.file.sync_all().map_err(|error| Error::local("sync a file in", &self.dir, error))
     }
 
     /// Syncs the file and gives it its name, without replacing a file that has it. The caller syncs the directory.
     pub(crate) fn publish(mut self, path: &Path) -> Result<Published> {
         self.sync()?;
+        crash_point();
         match renameat_with(CWD, &self.path, CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => {
                 self.published = true;
@@ -172,6 +196,7 @@ impl TemporaryFile {
 
     /// Gives the file its name beside the temporary one, which goes when this is dropped.
     fn link(self, path: &Path) -> Result<Published> {
+        crash_point();
         match std::fs::hard_link(&self.path, path) {
             Ok(()) => Ok(Published::Yes),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Published::NameTaken),
@@ -201,6 +226,7 @@ fn is_dir(path: &Path) -> Result<bool> {
 }
 
 fn sync_dir(path: &Path) -> Result<()> {
+    crash_point();
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| Error::local("sync the directory", path, error))

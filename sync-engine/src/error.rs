@@ -1,10 +1,11 @@
 //! What can go wrong in the engine, told apart by what the caller does next.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use layer_archive::{FormatError, Generation, LayerName, Seq, TenantId, TimelineId, WriterInfo};
-use storage_api::{ErrorKind, InvalidKey, StorageError};
+use storage_api::{ErrorKind, InvalidKey, Operation, StorageError};
 
 /// The result of an engine operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -58,10 +59,12 @@ pub enum Error {
         url: String,
     },
     /// An object does not read as what it is.
-    #[error("{object} is damaged: run `layerpack verify --deep` to see how far it goes")]
+    #[error("{object} is damaged{}: run `layerpack verify --deep` to see how far it goes", in_bytes(range.as_ref()))]
     Damaged {
         /// Its key.
         object: String,
+        /// The bytes of it that were read, where that was not all of it.
+        range: Option<Range<u64>>,
         /// What is wrong with it.
         source: FormatError,
     },
@@ -122,6 +125,24 @@ pub enum Error {
         timeline: TimelineId,
         /// The layer.
         name: LayerName,
+    },
+    /// The layer was removed from the timeline while it was to be read.
+    #[error(
+        "layer {name} was removed from timeline {tenant}/{timeline} meanwhile: `layerpack ls` lists what is there"
+    )]
+    LayerRemoved {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The layer.
+        name: LayerName,
+    },
+    /// A file that is not the layer has the layer's name. It was left alone.
+    #[error("{} is there and is not the layer of that name: move it away", path.display())]
+    NameTaken {
+        /// The file.
+        path: PathBuf,
     },
     /// Another writer took the timeline over. What was acknowledged before is safe; local files were kept.
     #[error(
@@ -223,6 +244,25 @@ impl Error {
         }
     }
 
+    /// Whether an object that was to be read is not there: lost, or deleted by gc after its layers had been moved.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_not_found() && error.operation() == Operation::Get,
+            _ => false,
+        }
+    }
+
+    /// Whether the disk takes nothing more, so that the next file fails like this one.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self {
+            Self::Local { source, .. } => {
+                matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn local(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         Self::Local { doing, path: path.as_ref().to_owned(), source }
     }
@@ -233,7 +273,20 @@ impl Error {
             FormatError::TooNew { .. } | FormatError::UnknownSection { .. } => {
                 Self::ObjectTooNew { object, source }
             }
-            _ => Self::Damaged { object, source },
+            _ => Self::Damaged { object, range: None, source },
         }
     }
+
+    /// The same of the bytes `range` of an object.
+    pub(crate) fn damaged_in(object: impl ToString, range: Range<u64>, source: FormatError) -> Self {
+        match Self::damaged(object, source) {
+            Self::Damaged { object, source, .. } => Self::Damaged { object, range: Some(range), source },
+            other => other,
+        }
+    }
+}
+
+/// Where in an object, for a message.
+fn in_bytes(range: Option<&Range<u64>>) -> String {
+    range.map(|range| format!(" in its bytes {}..{}", range.start, range.end)).unwrap_or_default()
 }

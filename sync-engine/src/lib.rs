@@ -11,7 +11,6 @@ mod backup;
 mod catalog;
 mod durable;
 mod error;
-mod fetch;
 mod hash;
 pub mod inspect;
 mod layout;
@@ -21,6 +20,7 @@ mod object;
 mod pack;
 mod payload;
 mod progress;
+mod reader;
 mod restore;
 mod state;
 mod verify;
@@ -34,7 +34,6 @@ pub use backup::{
 pub use catalog::{Catalog, CatalogEntry, TimelineListing};
 pub use durable::{DurableDir, Published};
 pub use error::{Error, Result};
-pub use fetch::{fetch_layer, read_layer};
 pub use hash::hash_files;
 pub use layout::{ObjectName, StoreLayout, TimelineKeys};
 pub use local::{LocalLayer, LocalTimeline};
@@ -42,6 +41,7 @@ pub use marker::{Created, Store, StoreMarker};
 pub use pack::PackOptions;
 pub use payload::abandoned_uploads;
 pub use progress::Progress;
+pub use reader::{OnDemandTimeline, ReadOptions, ReadPool, Residency, TimelineReader};
 pub use restore::{
     MetadataOutcome, RestorePlan, RestoreReport, WriteOutcome, execute_restore, hash_existing, plan_restore,
 };

@@ -36,9 +36,9 @@ pub struct StoreMarker {
     pub id: String,
 }
 
-/// The marker as it is stored: one line of JSON, so that a person who finds it knows what it is.
+/// The marker as it is stored: one line of JSON, so that a person who finds it knows what it is. What a newer version
+/// adds to it is passed over, where that version lets older readers in.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct MarkerV1 {
     magic: String,
     version: u32,
@@ -133,15 +133,13 @@ impl Store {
             opened => return opened.map(|store| (store, Created::No)),
         }
         let probe = Key::new(StoreLayout::PROBE)?;
-        let body =
-            Body::new(Bytes::from_static(b"This object proved that the store refuses to create it twice.\n"));
-        match objects.put(&probe, body.clone(), PutMode::Create).await {
+        match objects.put(&probe, probe_body()?, PutMode::Create).await {
             Ok(_) => {}
             // An earlier attempt was broken off here; or this is a store that has lost its marker.
             Err(error) if error.is_already_exists() => require_empty(&*objects, url).await?,
             Err(error) => return Err(error.into()),
         }
-        match objects.put(&probe, body, PutMode::Create).await {
+        match objects.put(&probe, probe_body()?, PutMode::Create).await {
             Ok(_) => return Err(Error::StoreCannotFence { url: url.into() }),
             Err(error) if error.is_already_exists() => {}
             Err(error) if error.kind() == ErrorKind::Unsupported => {
@@ -197,6 +195,13 @@ pub enum Created {
     No,
     /// It was not.
     Yes,
+}
+
+/// What the probe holds, different each time: a create whose answer was lost is settled by comparing bytes, and one probe
+/// must not be taken for another.
+fn probe_body() -> Result<Body> {
+    let text = "This object proved that the store refuses to create it twice.";
+    Ok(Body::new(format!("{text} {}\n", random_id()?)))
 }
 
 fn random_id() -> Result<String> {
@@ -255,5 +260,14 @@ mod tests {
     fn a_newer_marker_says_so_whatever_else_is_in_it() {
         let newer = br#"{"magic":"layerpack store","version":7,"min_reader":3,"shape":"round"}"#;
         assert_eq!(StoreMarker::decode(newer).unwrap().min_reader, 3);
+    }
+
+    #[test]
+    fn a_newer_marker_that_older_readers_may_read_is_read_whatever_it_adds() {
+        let marker = StoreMarker { version: 2, min_reader: 1, id: "00ff".into() };
+        let text = String::from_utf8(marker.encode().to_vec()).unwrap();
+        let newer = text.replace("\"crc32c\"", "\"shape\":\"round\",\"crc32c\"");
+        assert_ne!(newer, text);
+        assert_eq!(StoreMarker::decode(newer.as_bytes()), Ok(marker));
     }
 }

@@ -3,9 +3,9 @@
 mod plan;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt, stream};
 use layer_archive::{LayerName, RawDigest};
@@ -31,6 +31,8 @@ const RANGES_IN_FLIGHT: usize = 3;
 pub struct RestoreReport {
     /// Layers written.
     pub layers: usize,
+    /// Which they are.
+    pub written: BTreeSet<LayerName>,
     /// Their raw bytes.
     pub raw_bytes: u64,
     /// Stored bytes fetched for them.
@@ -70,6 +72,22 @@ impl RestoreReport {
         );
         self.conflicts.is_empty() && self.failed.is_empty() && metadata
     }
+
+    /// Whether objects were not there any more. They are lost, or gc has deleted them because the timeline has moved on:
+    /// opening it again tells.
+    pub fn found_objects_gone(&self) -> bool {
+        self.failed.iter().any(|failed| failed.error.is_gone())
+    }
+
+    /// Takes in what an earlier restore into the same directory did, which was as of an older state: what it wrote and
+    /// is still wanted was found there by this one.
+    pub fn join_earlier(&mut self, earlier: &Self) {
+        self.layers += earlier.layers;
+        self.present = self.present.saturating_sub(earlier.layers);
+        self.raw_bytes += earlier.raw_bytes;
+        self.stored_bytes += earlier.stored_bytes;
+        self.written.extend(earlier.written.iter().cloned());
+    }
 }
 
 /// Compares the layers of `state` with files, by name; `existing` are the files of the directory.
@@ -89,7 +107,8 @@ pub async fn hash_existing(
 
 /// Does what a plan says: fetches ranges in parallel, verifies and writes their layers, and the metadata last.
 ///
-/// A layer that fails does not keep the others from being restored.
+/// A layer that fails does not keep the others from being restored. A full disk does: what would be fetched for it would
+/// be paid for and thrown away.
 pub async fn execute_restore(
     store: &Store,
     keys: &TimelineKeys,
@@ -106,9 +125,16 @@ pub async fn execute_restore(
         ..RestoreReport::default()
     };
     progress.expect(plan.raw_bytes);
-    let fetches = plan.fetches.into_iter().map(|fetch| async move {
+    let disk_full: OnceLock<Arc<Error>> = OnceLock::new();
+    let fetches = plan.fetches.into_iter().map(|fetch| async {
         let layers = fetch.layers();
-        let fetched = fetch_range(store, keys, state, fetch, dir, progress).await;
+        if let Some(error) = disk_full.get() {
+            return (layers, Err(Arc::clone(error)));
+        }
+        let fetched = fetch_range(store, keys, state, fetch, dir, progress).await.map_err(Arc::new);
+        if let Some(error) = find_disk_full(&fetched) {
+            disk_full.get_or_init(|| Arc::clone(error));
+        }
         (layers, fetched)
     });
     let mut fetches = stream::iter(fetches).buffer_unordered(RANGES_IN_FLIGHT);
@@ -116,7 +142,6 @@ pub async fn execute_restore(
         match fetched {
             Ok(outcome) => report.add(state, outcome),
             Err(error) => {
-                let error = Arc::new(error);
                 let failed = layers.into_iter().map(|name| FailedLayer { name, error: Arc::clone(&error) });
                 report.failed.extend(failed);
             }
@@ -126,6 +151,15 @@ pub async fn execute_restore(
     dir.sync()?;
     report.metadata = restore_metadata(state, dir, &report)?;
     Ok(report)
+}
+
+/// The error of a disk that is full, if that is what a range met.
+fn find_disk_full(fetched: &Result<write::Outcome, Arc<Error>>) -> Option<&Arc<Error>> {
+    let is_full = |error: &&Arc<Error>| error.is_disk_full();
+    match fetched {
+        Ok(outcome) => outcome.failed.iter().map(|failed| &failed.error).find(is_full),
+        Err(error) => Some(error).filter(is_full),
+    }
 }
 
 async fn fetch_range(
@@ -178,6 +212,7 @@ impl RestoreReport {
         self.failed.extend(failed);
         for name in written {
             self.raw_bytes += state.layers().get(&name).map_or(0, |layer| layer.raw.size);
+            self.written.insert(name);
         }
         for (name, local) in taken {
             let Some(layer) = state.layers().get(&name) else { continue };

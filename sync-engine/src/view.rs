@@ -124,7 +124,7 @@ impl TimelineView {
                     break;
                 }
                 Err(Error::Storage(error)) if error.is_not_found() => return Ok(Reading::Changed),
-                Err(Error::Damaged { object, source }) => {
+                Err(Error::Damaged { object, range: _, source }) => {
                     tracing::debug!(%object, error = %source, "a manifest is damaged: an older one and the log are used");
                     let problem = format!("{source}; an older manifest and the log were used instead");
                     damage.push(Finding { object, problem, layers: Vec::new() });
@@ -156,6 +156,12 @@ impl TimelineView {
         let newest = |manifests: &BTreeMap<Seq, ObjectInfo>| manifests.keys().next_back().copied();
         let now = TimelineListing::read_manifests(objects, &self.keys).await?;
         Ok(newest(&now) > newest(&self.listing.manifests))
+    }
+
+    /// Whether gc may have deleted what is alive in this state: not before there is a newer manifest to judge by.
+    pub(crate) async fn may_be_collected(&self, objects: &dyn ObjectStore) -> Result<bool> {
+        let now = TimelineListing::read_manifests(objects, &self.keys).await?;
+        Ok(now.keys().next_back().is_some_and(|newest| *newest > self.state.seq()))
     }
 
     /// Applies the listed records after the state. Returns the first one that was not listed although it must exist.

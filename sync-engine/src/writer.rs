@@ -25,8 +25,10 @@ const MANIFEST_RECORDS_MIN: u64 = 64;
 const MANIFEST_INDEX_DIVISOR: u64 = 4;
 /// ...and at a clean detach when more records than this have passed.
 const DETACH_RECORDS_MAX: u64 = 16;
-/// How often a create is sent whose outcome is not known.
+/// How often a create is sent whose outcome is not known...
 const CREATE_ATTEMPTS_MAX: u32 = 5;
+/// ...and for how long. A store below that tries again by itself has taken longer: its bound is not multiplied.
+const CREATE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a claim is tried on a timeline that others claim too.
 const CLAIM_ATTEMPTS_MAX: usize = 8;
 
@@ -376,8 +378,13 @@ impl TimelineWriter {
         let body = body(finished.bytes, finished.crc32c);
         let objects = &**self.store.objects();
         let mut unknown: Option<StorageError> = None;
+        let begun = self.options.clock.now();
         for attempt in 0..CREATE_ATTEMPTS_MAX {
             if attempt > 0 {
+                let elapsed = self.options.clock.now().duration_since(begun).unwrap_or_default();
+                if elapsed >= CREATE_TIME_MAX {
+                    break;
+                }
                 self.options.clock.sleep(Duration::from_millis(100 << attempt)).await;
             }
             let refused = match objects.put(&key, body.clone(), PutMode::Create).await {

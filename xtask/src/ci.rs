@@ -2,7 +2,7 @@
 
 mod cargo_deny;
 mod readme;
-mod skipped;
+pub(crate) mod skipped;
 mod steps;
 
 use std::fmt::Write;
@@ -75,7 +75,7 @@ fn table(steps: &[Step], ran: &[Ran]) -> String {
 }
 
 /// Runs a command that prints for itself.
-fn run_command(mut command: std::process::Command) -> Result<()> {
+pub(crate) fn run_command(mut command: std::process::Command) -> Result<()> {
     command.stdin(std::process::Stdio::null());
     let status = command.status().with_context(|| format!("running {command:?}"))?;
     if !status.success() {

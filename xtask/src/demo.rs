@@ -1,7 +1,9 @@
-//! The demo: a new database backed up into a local store, wiped, restored and compared, beside one object per layer.
+//! The demo: a new database backed up, wiped, restored and compared, beside one object per layer.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +11,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_archive::{RawDigest, WriterInfo};
-use pageserver_glue::{Absent, RemoteUrl, WorkDir, backup_timeline, restore_timeline};
+use pageserver_glue::{Absent, Access, BackupChoices, RemoteUrl, WorkDir, backup_timeline, restore_timeline};
 use storage_api::{
-    Body, GetRange, Key, Metered, ObjectStore, ObjectStoreExt, PutMode, RequestCounts, SystemClock,
+    Body, GetRange, Key, Metrics, ObjectStore, ObjectStoreExt, PutMode, RequestCounts, RetryPolicy,
+    SystemClock,
 };
-use sync_engine::{
-    BackupOptions, Catalog, Mirror, PackOptions, Progress, Store, TimelineView, WriterOptions,
-};
+use sync_engine::{BackupOptions, Catalog, PackOptions, Progress, Store, TimelineView, WriterOptions};
 
 use crate::image::{self, ImageOptions, Source};
 
-/// Requests that the baseline has in flight.
-const BASELINE_IN_FLIGHT: usize = 100;
+/// Requests that the baseline has in flight, and that are in flight at most.
+const IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(100).unwrap();
 
 /// What the demo has measured.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Demo {
     pub baseline: Measured,
     /// Requests of a second backup, which found nothing new.
     pub second_backup: RequestCounts,
+    /// Where what it stored has stayed, if that was a remote of the caller's.
+    pub left_below: Option<String>,
 }
 
 /// One way to store the image.
@@ -52,39 +55,73 @@ pub struct Measured {
     pub restore: (RequestCounts, Duration),
 }
 
-/// Runs the demo below `dir`, which must be empty. `progress` is told what goes on.
-pub async fn run(dir: &Path, source: Source, progress: fn(&str)) -> Result<Demo> {
+/// Runs the demo below `dir`, which must be empty. The stores are there too, or on `remote` below a fresh prefix, where
+/// they stay. `progress` is told what goes on.
+pub async fn run(dir: &Path, source: Source, remote: Option<&RemoteUrl>, progress: fn(&str)) -> Result<Demo> {
     let workdir = dir.join("workdir");
     let image = image::create(&ImageOptions { source, seed: 1, progress }, &workdir)?;
     let before = digests(&image.timeline_dir)?;
+    let place = match remote {
+        Some(remote) => below(remote, &format!("layerpack-demo-{:016x}", RandomState::new().hash_one(0)))?,
+        None => format!("file://{}", dir.display()).parse()?,
+    };
+    if remote.is_some() {
+        progress(&format!("storing below {place}, where it stays"));
+    }
     progress("storing one object per layer, for comparison");
-    let baseline = one_object_per_layer(&image.timeline_dir, &dir.join("one-object-per-layer")).await?;
+    let url = below(&place, "one-object-per-layer")?;
+    let baseline = one_object_per_layer(&image.timeline_dir, &url, &dir.join("restored")).await?;
     progress("backing up, wiping, restoring");
-    let (packed, second_backup) = packed(&workdir, &dir.join("store"), &image.timeline_dir).await?;
+    let (packed, second_backup) = packed(&workdir, &below(&place, "store")?, &image.timeline_dir).await?;
     let after = digests(&image.timeline_dir)?;
     ensure!(before == after, "the restored files are not the files that were backed up: this is a bug");
     let bytes = before.values().map(|digest| digest.size).sum();
-    Ok(Demo { source: image.source.to_string(), files: before.len(), bytes, packed, baseline, second_backup })
+    Ok(Demo {
+        source: image.source.to_string(),
+        files: before.len(),
+        bytes,
+        packed,
+        baseline,
+        second_backup,
+        left_below: remote.map(|_| place.to_string()),
+    })
+}
+
+/// The remote `name` below another one.
+fn below(remote: &RemoteUrl, name: &str) -> Result<RemoteUrl> {
+    let url = remote.as_str();
+    let (place, options) = url.split_at(url.find('?').unwrap_or(url.len()));
+    Ok(format!("{}/{name}{options}", place.trim_end_matches('/')).parse()?)
+}
+
+/// The store at `url` as a program of its own would open it, and the counts of its requests.
+async fn connect(url: &RemoteUrl, absent: Absent) -> Result<(Arc<dyn ObjectStore>, Arc<Metrics>)> {
+    let metrics = Arc::<Metrics>::default();
+    let access = Access {
+        requests_in_flight: IN_FLIGHT,
+        retry: RetryPolicy::default(),
+        clock: Arc::new(SystemClock),
+        metrics: Arc::clone(&metrics),
+    };
+    Ok((url.open(absent, &access).await?, metrics))
 }
 
 /// Backs up, backs up again, wipes, and restores, each as a program of its own would: the store is opened anew.
-async fn packed(workdir: &Path, store: &Path, timeline_dir: &Path) -> Result<(Measured, RequestCounts)> {
-    let url: RemoteUrl = format!("file://{}", store.display()).parse()?;
-    let first = backup(workdir, &url).await?;
-    let (second, _) = backup(workdir, &url).await?;
+async fn packed(workdir: &Path, url: &RemoteUrl, timeline_dir: &Path) -> Result<(Measured, RequestCounts)> {
+    let first = backup(workdir, url).await?;
+    let (second, _) = backup(workdir, url).await?;
     ensure!(second.put == 0, "a second backup wrote {} objects", second.put);
     std::fs::remove_dir_all(timeline_dir).context("cannot wipe the work directory")?;
-    let restore = restore(workdir, &url).await?;
-    let (objects, stored_bytes) = stored(&*url.connect(Absent::Refuse)?).await?;
+    let restore = restore(workdir, url).await?;
+    let (objects, stored_bytes) = stored(url).await?;
     Ok((Measured { objects, stored_bytes, backup: first, restore }, second))
 }
 
 async fn backup(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Duration)> {
     let clock = Arc::new(SystemClock);
     let timer = crate::timer();
-    let metered = Arc::new(Metered::new(url.connect(Absent::Create)?));
-    let (store, _) =
-        Store::open_or_create(Arc::<Metered<dyn ObjectStore>>::clone(&metered), url.as_str()).await?;
+    let (objects, metrics) = connect(url, Absent::Create).await?;
+    let (store, _) = Store::open_or_create(objects, url.as_str()).await?;
     let workdir = WorkDir::open(workdir)?;
     for tenant in workdir.tenants()?.ids {
         for timeline in workdir.timelines(&tenant)?.ids {
@@ -95,8 +132,15 @@ async fn backup(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Durat
                 pack: PackOptions::default(),
                 progress: Arc::new(Progress::default()),
             };
-            let backup =
-                backup_timeline(&store, &workdir, (&tenant, &timeline), None, Mirror::Off, options).await?;
+            let backup = backup_timeline(
+                &store,
+                &workdir,
+                (&tenant, &timeline),
+                None,
+                &BackupChoices::default(),
+                options,
+            )
+            .await?;
             ensure!(
                 backup.report.failed.is_empty(),
                 "layers could not be packed: {:?}",
@@ -104,59 +148,59 @@ async fn backup(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Durat
             );
         }
     }
-    Ok((metered.metrics().snapshot(), timer.elapsed()))
+    Ok((metrics.snapshot(), timer.elapsed()))
 }
 
 async fn restore(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Duration)> {
     let timer = crate::timer();
-    let metered = Arc::new(Metered::new(url.connect(Absent::Refuse)?));
-    let store = Store::open(Arc::<Metered<dyn ObjectStore>>::clone(&metered), url.as_str()).await?;
+    let (objects, metrics) = connect(url, Absent::Refuse).await?;
+    let store = Store::open(objects, url.as_str()).await?;
     let workdir = WorkDir::open(workdir)?;
     for entry in Catalog::read(&store, None, None).await?.timelines {
         let view = TimelineView::open_existing(&store, &entry.tenant, &entry.timeline, entry.listing).await?;
         let restored = restore_timeline(&store, &workdir, &view, &Arc::new(Progress::default())).await?;
         ensure!(restored.report.is_complete(), "the restore is incomplete: {:?}", restored.report);
     }
-    Ok((metered.metrics().snapshot(), timer.elapsed()))
+    Ok((metrics.snapshot(), timer.elapsed()))
 }
 
 /// What pageservers do without packing: every file an object, 100 requests in flight.
-async fn one_object_per_layer(timeline_dir: &Path, root: &Path) -> Result<Measured> {
-    let url: RemoteUrl = format!("file://{}", root.display()).parse()?;
-    let metered = Arc::new(Metered::new(url.connect(Absent::Create)?));
+async fn one_object_per_layer(timeline_dir: &Path, url: &RemoteUrl, target: &Path) -> Result<Measured> {
     let files = files(timeline_dir)?;
     let timer = crate::timer();
+    let (store, metrics) = connect(url, Absent::Create).await?;
     let puts = files.iter().map(|(name, path)| {
-        let metered = Arc::clone(&metered);
+        let store = Arc::clone(&store);
         async move {
             let bytes = std::fs::read(path)?;
-            metered.put(&Key::new(name.as_str())?, Body::new(bytes), PutMode::Overwrite).await?;
+            store.put(&Key::new(name.as_str())?, Body::new(bytes), PutMode::Overwrite).await?;
             anyhow::Ok(())
         }
     });
-    stream::iter(puts).buffer_unordered(BASELINE_IN_FLIGHT).try_collect::<()>().await?;
-    let counts = metered.metrics().snapshot();
-    let backup = (counts, timer.elapsed());
+    stream::iter(puts).buffer_unordered(IN_FLIGHT.get()).try_collect::<()>().await?;
+    let backup = (metrics.snapshot(), timer.elapsed());
 
-    let (objects, stored_bytes) = stored(&*url.connect(Absent::Refuse)?).await?;
+    let (objects, stored_bytes) = stored(url).await?;
     let timer = crate::timer();
-    let target = sync_engine::DurableDir::create(root.join("restored"))?;
+    let (store, metrics) = connect(url, Absent::Refuse).await?;
+    let target = sync_engine::DurableDir::create(target.to_owned())?;
     let gets = files.keys().map(|name| {
-        let (metered, target) = (Arc::clone(&metered), target.clone());
+        let (store, target) = (Arc::clone(&store), target.clone());
         async move {
-            let (_, bytes) = metered.get_bytes(&Key::new(name.as_str())?, GetRange::Full, u64::MAX).await?;
+            let (_, bytes) = store.get_bytes(&Key::new(name.as_str())?, GetRange::Full, u64::MAX).await?;
             let name = name.clone();
             tokio::task::spawn_blocking(move || target.publish(&name, &bytes)).await??;
             anyhow::Ok(())
         }
     });
-    stream::iter(gets).buffer_unordered(BASELINE_IN_FLIGHT).try_collect::<()>().await?;
-    let restore = (metered.metrics().snapshot().since(&counts), timer.elapsed());
+    stream::iter(gets).buffer_unordered(IN_FLIGHT.get()).try_collect::<()>().await?;
+    let restore = (metrics.snapshot(), timer.elapsed());
     Ok(Measured { objects, stored_bytes, backup, restore })
 }
 
-/// How many objects a store has, and their bytes.
-async fn stored(objects: &dyn ObjectStore) -> Result<(u64, u64)> {
+/// How many objects are at `url`, and their bytes.
+async fn stored(url: &RemoteUrl) -> Result<(u64, u64)> {
+    let (objects, _) = connect(url, Absent::Refuse).await?;
     let all = objects.list_all(&storage_api::KeyPrefix::root()).await?;
     Ok((all.len() as u64, all.iter().map(|object| object.size).sum()))
 }
@@ -194,7 +238,11 @@ impl fmt::Display for Demo {
             let seconds = |time: Duration| format!("{:.2}", time.as_secs_f64());
             row(f, &format!("{label} seconds"), seconds(packed.1), seconds(baseline.1))?;
         }
-        writeln!(f, "\na second backup: {} requests, 0 of them PUT", self.second_backup.requests())
+        writeln!(f, "\na second backup: {} requests, 0 of them PUT", self.second_backup.requests())?;
+        match &self.left_below {
+            Some(url) => writeln!(f, "what was stored is still there, below {url}"),
+            None => Ok(()),
+        }
     }
 }
 

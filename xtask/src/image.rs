@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 pub use installation::Installation;
-pub use names::NameList;
+pub use names::{NameList, generated_names};
 use timeline::TimelineWriter;
 
 /// What an image is made of.

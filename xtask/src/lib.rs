@@ -1,11 +1,13 @@
-//! The project's task runner: benchmark images, the checks of `tidy`, and the steps of `ci`.
+//! The project's task runner: benchmark images, the benchmark, S3 servers for the tests, the checks of `tidy`, and the steps of `ci`.
 //!
 //! The logic is a library so that tests and the demo make their images with the same code as the command line.
 
+pub mod bench;
 pub mod ci;
 pub mod demo;
 pub mod image;
 pub mod repository;
+pub mod servers;
 pub mod tidy;
 
 pub use storage_api::conformance::skip;

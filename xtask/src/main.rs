@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use xtask::image::{self, DEFAULT_SIZE_SCALE, ImageOptions, Installation, NameList, Source};
 use xtask::repository::Repository;
-use xtask::{ci, demo, tidy};
+use xtask::{bench, ci, demo, servers, tidy};
 
 /// Layerpack's task runner.
 #[derive(Debug, Parser)]
@@ -22,7 +22,7 @@ struct Arguments {
 enum Task {
     /// Make a benchmark image: a pageserver work directory with layer files.
     Image(ImageArguments),
-    /// Back a new database up into a local store, wipe it, restore it, compare every byte, and print what it took.
+    /// Back a new database up into a store, wipe it, restore it, compare every byte, and print what it took.
     Demo(DemoArguments),
     /// Check what the compiler does not: layering, file sizes, headers, paths.
     Tidy {
@@ -30,18 +30,27 @@ enum Task {
         #[arg(long)]
         bless: bool,
     },
+    /// Measure backup and restore of an image on S3 beside one object per layer with 100 requests in flight.
+    Bench(bench::BenchArguments),
+    /// Install and start S3 servers of other people's making, and run the suites on them or on any endpoint.
+    #[command(name = "s3-servers", subcommand)]
+    Servers(servers::Task),
     /// Run every step of continuous integration.
     Ci,
 }
 
 #[derive(Debug, clap::Args)]
 struct DemoArguments {
-    /// Keep the image and the stores in this directory, which must be absent or empty.
+    /// Keep the image, and the stores where they are local, in this directory, which must be absent or empty.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// What to make the image of [default: postgres where it is found, else synthetic].
     #[arg(long, value_enum)]
     source: Option<DemoSource>,
+    /// Where to store, file:///DIR or s3://BUCKET/PREFIX?...; what is stored stays there, below a fresh prefix
+    /// [default: a temporary directory].
+    #[arg(long, value_name = "URL")]
+    remote: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,6 +123,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             println!("tidy: {} violations", violations.len());
             Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Task::Bench(arguments) => {
+            bench::run_command(&Repository::here(), arguments, report)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Servers(task) => {
+            servers::run(&Repository::here(), task, report)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Ci => {
             ci::run(&Repository::here())?;
             Ok(ExitCode::SUCCESS)
@@ -121,20 +138,21 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-fn run_demo(DemoArguments { keep, source }: DemoArguments) -> Result<ExitCode> {
+fn run_demo(DemoArguments { keep, source, remote }: DemoArguments) -> Result<ExitCode> {
     let source = match source {
         Some(DemoSource::Postgres) => Source::Postgres { pgbench_scale: None },
         Some(DemoSource::Synthetic) => Source::Synthetic,
         None if Installation::find().is_ok() => Source::Postgres { pgbench_scale: None },
         None => Source::Synthetic,
     };
+    let remote = remote.map(|text| text.parse()).transpose()?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let dir = match keep {
         Some(dir) => std::path::absolute(dir)?,
         None => scratch.path().to_owned(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let demo = runtime.block_on(demo::run(&dir, source, report))?;
+    let demo = runtime.block_on(demo::run(&dir, source, remote.as_ref(), report))?;
     println!("{demo}");
     Ok(ExitCode::SUCCESS)
 }

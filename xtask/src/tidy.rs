@@ -79,7 +79,8 @@ fn metadata(repository: &Repository) -> Result<String> {
 
 fn library_tree(repository: &Repository) -> Result<String> {
     let mut cargo = repository.cargo();
-    cargo.args(["tree", "--package", cli_free::LIBRARY, "--no-default-features", "--edges", "normal"]);
+    // With every backend, as a pageserver links it.
+    cargo.args(["tree", "--package", cli_free::LIBRARY, "--edges", "normal"]);
     cargo.args(["--prefix", "none"]);
     output(cargo)
 }

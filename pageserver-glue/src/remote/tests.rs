@@ -5,7 +5,7 @@ use super::*;
 fn directory_of(text: &str) -> PathBuf {
     match text.parse::<RemoteUrl>().unwrap().place {
         Place::Directory(path) => path,
-        Place::S3 => panic!("{text} was taken for S3"),
+        _ => panic!("{text} was taken for S3"),
     }
 }
 
@@ -36,6 +36,7 @@ fn what_is_no_remote_says_why_and_what_is_one() {
         ("file:///a\\b", "%XX"),
         ("file:///a\tb", "%XX"),
         ("file:///a ", "%XX"),
+        #[cfg(feature = "s3")]
         ("s3:///prefix", "no bucket"),
         ("ftp://host/dir", "\"ftp\" is not known"),
     ] {
@@ -44,20 +45,58 @@ fn what_is_no_remote_says_why_and_what_is_one() {
     }
 }
 
+#[cfg(feature = "s3")]
+#[tokio::test]
+async fn an_s3_url_is_a_store_with_its_options() {
+    let text = "s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=here";
+    let remote: RemoteUrl = text.parse().unwrap();
+    assert_eq!((remote.as_str(), remote.directory()), (text, None));
+    // Nothing is asked of the store yet.
+    remote.connect(Absent::Refuse).await.unwrap();
+    let Place::S3(config) = remote.place else { panic!("{text} was taken for a directory") };
+    assert_eq!(
+        (&*config.bucket, config.prefix.as_str(), config.region.as_deref()),
+        ("bucket", "prefix/", Some("here"))
+    );
+
+    let defaults = [("region", "there"), ("storage_class", "STANDARD_IA")];
+    let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let remote = RemoteUrl::with_defaults(text, &defaults).unwrap();
+    let Place::S3(config) = remote.place else { panic!("{text} was taken for a directory") };
+    assert_eq!(
+        (config.region.as_deref(), config.storage_class.as_deref()),
+        (Some("here"), Some("STANDARD_IA"))
+    );
+}
+
 #[test]
-fn s3_is_recognised_and_not_built_in() {
-    let remote: RemoteUrl = "s3://bucket/prefix?endpoint=http://127.0.0.1:9000".parse().unwrap();
-    let error = remote.connect(Absent::Create).unwrap_err();
-    assert!(matches!(error, RemoteError::NotBuiltIn { backend: "s3", .. }), "{error}");
+fn no_secret_is_repeated() {
+    for (text, shown) in [
+        ("s3://user:hunter2@bucket/prefix?region=here", "s3://..."),
+        ("s3://user:hun/ter2@bucket", "s3://..."),
+        ("s3://user:hun?ter2@bucket", "s3://..."),
+        ("s3://user:hun#ter2@bucket", "s3://..."),
+        ("user:hunter2@bucket", "://..."),
+        ("s3://bucket/prefix?secret_access_key=hunter2", "s3://bucket/prefix?..."),
+        ("s3://bucket/prefix#hunter2", "s3://bucket/prefix#..."),
+    ] {
+        assert_eq!(without_secrets(text), shown);
+        let error = text.parse::<RemoteUrl>().unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert!(!said.contains("ter2") && !said.contains("user:"), "{said}");
+    }
+    for harmless in ["file:///a@b/c", "s3://bucket/prefix"] {
+        assert_eq!(without_secrets(harmless), harmless);
+    }
 }
 
 #[cfg(feature = "localfs")]
-#[test]
-fn only_creating_makes_a_directory() {
+#[tokio::test]
+async fn only_creating_makes_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     let remote: RemoteUrl = format!("file://{}/store", dir.path().display()).parse().unwrap();
-    assert!(matches!(remote.connect(Absent::Refuse), Err(RemoteError::Open { .. })));
+    assert!(matches!(remote.connect(Absent::Refuse).await, Err(RemoteError::Open { .. })));
     assert!(!dir.path().join("store").try_exists().unwrap());
-    remote.connect(Absent::Create).unwrap();
-    remote.connect(Absent::Refuse).unwrap();
+    remote.connect(Absent::Create).await.unwrap();
+    remote.connect(Absent::Refuse).await.unwrap();
 }

@@ -56,7 +56,7 @@ async fn back_up(
     listing: Option<TimelineListing>,
 ) -> Result<TimelineBackup, TimelineError> {
     let (tenant, timeline) = ids();
-    backup_timeline(store, workdir, (&tenant, &timeline), listing, Mirror::Off, options()).await
+    backup_timeline(store, workdir, (&tenant, &timeline), listing, &BackupChoices::default(), options()).await
 }
 
 #[test]

@@ -5,13 +5,25 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
-use crate::support::{Bench, TENANT, TIMELINE, assert_same, files, largest, layer_name, noise, put};
+use crate::support::{Bench, Kind, TENANT, TIMELINE, assert_same, files, layer_name, noise, put};
+
+on_both! {
+    a_store_of_a_newer_format_is_left_alone,
+    what_is_not_in_the_store_ends_with_4,
+    a_store_without_timelines_has_nothing_to_restore_or_verify,
+    layers_are_listed_fetched_and_written_to_stdout,
+    status_tells_the_store_from_the_work_directory,
+    an_object_is_inspected_from_a_file_and_from_a_store,
+    a_reader_that_goes_away_is_no_panic,
+    a_configuration_gives_defaults_and_nothing_unknown,
+    torn_metadata_does_not_replace_what_the_store_has,
+}
 
 const ONE: &str = "--remote {url} --tenant {tenant} --timeline {timeline}";
 
 #[test]
 fn wrong_remotes_end_with_6_and_say_what_to_do() {
-    let bench = Bench::with_layers(1);
+    let bench = Bench::with_layers(Kind::Directory, 1);
     for command in ["restore --workdir {b}", "status", "verify"] {
         bench.run(&format!("{command} --remote {{url}}")).expect(6).says(&["store", "check"]);
     }
@@ -27,33 +39,28 @@ fn wrong_remotes_end_with_6_and_say_what_to_do() {
     fs::remove_dir(bench.path("store")).unwrap();
     put(&bench.path("store"), b"a file");
     bench.run("backup --workdir {a} --remote {url}").expect(6).says(&["cannot use file://"]);
-    bench
-        .run("backup --workdir {a} --remote s3://bucket/prefix")
-        .expect(6)
-        .says(&["not built into this program"]);
     for wrong in ["ftp://host/x", "dir", "file://dir", "file:s", "file:tmp/x"] {
         bench.run(&format!("status --remote {wrong}")).expect(2).says(&["file:///dir"]);
     }
 }
 
-#[test]
-fn a_store_of_a_newer_format_is_left_alone() {
-    let bench = Bench::with_layers(1);
+fn a_store_of_a_newer_format_is_left_alone(kind: Kind) {
+    let bench = Bench::with_layers(kind, 1);
     bench.backup();
     let marker = r#"{"magic":"layerpack store","version":9,"min_reader":9,"new":true}"#;
-    put(&bench.path("store").join("layerpack.store"), marker.as_bytes());
-    let before = files(&bench.path("store"));
+    bench.put_object("layerpack.store", marker.as_bytes());
+    let before = bench.stored();
     for command in ["backup --workdir {a}", "restore --workdir {b}", "status", "verify"] {
         bench.run(&format!("{command} --remote {{url}}")).expect(6).says(&["version 9", "upgrade"]);
     }
-    assert_same(&before, &files(&bench.path("store")));
-    put(&bench.path("store").join("layerpack.store"), b"{\"magic\":");
+    assert_same(&before, &bench.stored());
+    bench.put_object("layerpack.store", b"{\"magic\":");
     bench.run("status --remote {url}").expect(3).says(&["layerpack.store", "damaged"]);
 }
 
 #[test]
 fn wrong_calls_end_with_2() {
-    let bench = Bench::new();
+    let bench = Bench::new(Kind::Directory);
     for wrong in [
         "",
         "nonsense",
@@ -81,7 +88,7 @@ fn wrong_calls_end_with_2() {
 
 #[test]
 fn names_that_try_to_escape_are_refused_before_anything_is_read() {
-    let bench = Bench::with_layers(2);
+    let bench = Bench::with_layers(Kind::Directory, 2);
     bench.backup();
     let long = "x".repeat(300);
     let names: [&[u8]; 8] = [b"../x", b"/x", b"a/b", b"a\\b", b".", b"..", b"\xff\xfe", long.as_bytes()];
@@ -94,9 +101,8 @@ fn names_that_try_to_escape_are_refused_before_anything_is_read() {
     bench.run("backup --workdir {nowhere} --remote {url}").expect(1).says(&["nowhere", "tenants"]);
 }
 
-#[test]
-fn what_is_not_in_the_store_ends_with_4() {
-    let bench = Bench::with_layers(2);
+fn what_is_not_in_the_store_ends_with_4(kind: Kind) {
+    let bench = Bench::with_layers(kind, 2);
     bench.backup();
     let stranger = "00000000000000000000000000000000";
     for (arguments, named) in [
@@ -117,9 +123,8 @@ fn what_is_not_in_the_store_ends_with_4() {
     assert!(json.stdout.is_empty() && json.stderr.starts_with("{\"error\":"), "{json:?}");
 }
 
-#[test]
-fn a_store_without_timelines_has_nothing_to_restore_or_verify() {
-    let bench = Bench::new();
+fn a_store_without_timelines_has_nothing_to_restore_or_verify(kind: Kind) {
+    let bench = Bench::new(kind);
     assert_eq!(bench.backup()["store_created"], true);
     for command in ["verify", "verify --deep", "restore --workdir {b}"] {
         bench
@@ -132,9 +137,8 @@ fn a_store_without_timelines_has_nothing_to_restore_or_verify() {
     assert!(String::from_utf8(status.stdout).unwrap().contains("no timelines"));
 }
 
-#[test]
-fn layers_are_listed_fetched_and_written_to_stdout() {
-    let bench = Bench::with_layers(4);
+fn layers_are_listed_fetched_and_written_to_stdout(kind: Kind) {
+    let bench = Bench::with_layers(kind, 4);
     bench.put_layer(9, 3 << 20);
     bench.backup();
     let listed = bench.run(&format!("ls --json {ONE}")).expect(0).json();
@@ -171,9 +175,8 @@ fn layers_are_listed_fetched_and_written_to_stdout() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(&json.stderr).unwrap()["length"], 5);
 }
 
-#[test]
-fn status_tells_the_store_from_the_work_directory() {
-    let bench = Bench::with_layers(4);
+fn status_tells_the_store_from_the_work_directory(kind: Kind) {
+    let bench = Bench::with_layers(kind, 4);
     bench.backup();
     fs::remove_file(bench.timeline_dir("a", TIMELINE).join(layer_name(0))).unwrap();
     bench.put_layer(8, 10);
@@ -187,7 +190,9 @@ fn status_tells_the_store_from_the_work_directory() {
     );
     assert_eq!((&timeline["objects"], &timeline["released"]), (&3.into(), &true.into()));
     assert_eq!(timeline["disk_consistent_lsn"], "0/1500708");
-    let stored: u64 = files(&bench.objects()).values().map(|bytes| bytes.len() as u64).sum();
+    let of_timeline =
+        |(key, bytes): (&String, &Vec<u8>)| key.starts_with("tenants/").then_some(bytes.len() as u64);
+    let stored: u64 = bench.stored().iter().filter_map(of_timeline).sum();
     assert_eq!(timeline["stored_bytes"], stored);
     assert_eq!(timeline["local"]["not_in_store"], serde_json::json!([layer_name(8), layer_name(9)]));
     assert_eq!(timeline["local"]["not_in_workdir"], serde_json::json!([layer_name(0)]));
@@ -197,26 +202,25 @@ fn status_tells_the_store_from_the_work_directory() {
     }
 }
 
-#[test]
-fn an_object_is_inspected_from_a_file_and_from_a_store() {
-    let bench = Bench::with_layers(4);
+fn an_object_is_inspected_from_a_file_and_from_a_store(kind: Kind) {
+    let bench = Bench::with_layers(kind, 4);
     bench.backup();
-    let record = largest(&bench.objects().join("log"), ".tar.zst");
-    let key = record.strip_prefix(bench.path("store")).unwrap().display().to_string();
+    let (key, mut bytes) = bench.largest("log/");
+    let record = bench.path("record");
+    put(&record, &bytes);
     let by_file = bench.run(&format!("inspect --json --check {}", record.display())).expect(0).json();
-    let by_url = bench.run(&format!("inspect --json --check {}/{key}", bench.url())).expect(0).json();
+    let by_url = bench.run(&format!("inspect --json --check {}", bench.object_url(&key))).expect(0).json();
     for json in [&by_file, &by_url] {
         assert_eq!((&json["kind"], &json["problems"]), (&"bundle".into(), &serde_json::json!([])));
         assert_eq!(json["layers"].as_array().unwrap().len(), 4);
     }
-    let manifest = largest(&bench.objects().join("manifest"), "");
-    let json = bench.run(&format!("inspect --json {}", manifest.display())).expect(0).json();
+    let (manifest, _) = bench.largest("manifest/");
+    let json = bench.run(&format!("inspect --json {}", bench.object_url(&manifest))).expect(0).json();
     assert_eq!((&json["kind"], &json["seq"]), (&"manifest".into(), &2.into()));
     let svg = bench.path("picture.svg");
     bench.run(&format!("inspect {} --svg {}", record.display(), svg.display())).expect(0);
     assert!(fs::read_to_string(&svg).unwrap().starts_with("<svg"));
 
-    let mut bytes = fs::read(&record).unwrap();
     bytes[100] ^= 1;
     put(&record, &bytes);
     bench.run(&format!("inspect --check {}", record.display())).expect(3).says(&["error:", "checksum"]);
@@ -225,9 +229,8 @@ fn an_object_is_inspected_from_a_file_and_from_a_store() {
     bench.run("inspect {nothing}").expect(1).says(&["nothing"]);
 }
 
-#[test]
-fn a_reader_that_goes_away_is_no_panic() {
-    let bench = Bench::with_layers(60);
+fn a_reader_that_goes_away_is_no_panic(kind: Kind) {
+    let bench = Bench::with_layers(kind, 60);
     bench.backup();
     for command in
         [format!("ls {ONE}"), format!("cat {ONE} {}", layer_name(59)), "status --remote {url}".into()]
@@ -240,9 +243,8 @@ fn a_reader_that_goes_away_is_no_panic() {
     }
 }
 
-#[test]
-fn a_configuration_gives_defaults_and_nothing_unknown() {
-    let bench = Bench::with_layers(3);
+fn a_configuration_gives_defaults_and_nothing_unknown(kind: Kind) {
+    let bench = Bench::with_layers(kind, 3);
     let config = bench.path("config");
     let text = format!(
         "remote = {:?}\nworkdir = {:?}\nbundle_bytes_target = 65536\n",
@@ -267,7 +269,7 @@ fn a_configuration_gives_defaults_and_nothing_unknown() {
 
 #[test]
 fn a_store_among_the_layers_it_is_a_copy_of_is_refused() {
-    let bench = Bench::with_layers(2);
+    let bench = Bench::with_layers(Kind::Directory, 2);
     let before = files(&bench.path("a"));
     std::os::unix::fs::symlink(bench.path("a"), bench.path("link")).unwrap();
     for inside in ["a", "a/tenants", "a/tenants/x/y", "link", "link/tenants/z"] {
@@ -280,7 +282,7 @@ fn a_store_among_the_layers_it_is_a_copy_of_is_refused() {
 
 #[test]
 fn a_link_in_place_of_a_timeline_makes_the_backup_incomplete() {
-    let bench = Bench::with_layers(2);
+    let bench = Bench::with_layers(Kind::Directory, 2);
     bench.backup();
     let timeline = bench.timeline_dir("a", TIMELINE);
     fs::rename(&timeline, bench.path("elsewhere")).unwrap();
@@ -288,9 +290,8 @@ fn a_link_in_place_of_a_timeline_makes_the_backup_incomplete() {
     bench.run("backup --workdir {a} --remote {url}").expect(1).says(&[TIMELINE, "symbolic link"]);
 }
 
-#[test]
-fn torn_metadata_does_not_replace_what_the_store_has() {
-    let bench = Bench::with_layers(2);
+fn torn_metadata_does_not_replace_what_the_store_has(kind: Kind) {
+    let bench = Bench::with_layers(kind, 2);
     bench.backup();
     let whole = files(&bench.path("a"));
     for torn in [&b""[..], &[7; 300]] {

@@ -5,12 +5,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Bench, Run, TIMELINE, files, largest, layer_name, noise, put};
+use crate::support::{Bench, Kind, Run, TIMELINE, files, layer_name, noise, put};
 use rustix::process::{Pid, Signal, kill_process};
 
+on_both! {
+    a_damaged_frame_costs_its_layers_and_no_other,
+    a_missing_bundle_is_damage_that_names_it,
+    a_damaged_manifest_is_replaced_by_the_log_and_a_damaged_log_is_reported,
+    every_command_reports_the_damage_that_it_works_around,
+    a_killed_backup_is_finished_by_the_next_one,
+    a_killed_restore_leaves_whole_layers_and_is_finished_by_the_next_one,
+    signals_end_it_with_their_codes_and_it_can_be_run_again,
+    a_disk_that_fills_up_during_a_restore_leaves_nothing_half_written,
+}
+
 /// A work directory of many bundles: a megabyte a layer, and a configuration with small bundles.
-fn large() -> Bench {
-    let bench = Bench::with_layers(2);
+fn large(kind: Kind) -> Bench {
+    let bench = Bench::with_layers(kind, 2);
     for number in 10..70 {
         bench.put_layer(number, 1 << 20);
     }
@@ -37,10 +48,16 @@ fn count(dir: &Path) -> usize {
     fs::read_dir(dir).map_or(0, Iterator::count)
 }
 
-fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).unwrap();
+/// Changes a bit of an object.
+fn flip(bench: &Bench, key: &str, at: usize) {
+    let mut bytes = bench.stored()[key].clone();
     bytes[at] ^= 0x10;
-    put(path, &bytes);
+    bench.put_object(key, &bytes);
+}
+
+/// The last part of an object's key.
+fn name_of(key: &str) -> &str {
+    key.rsplit('/').next().unwrap()
 }
 
 /// Whatever has a layer's name holds that layer whole, and metadata is there only beside all layers.
@@ -53,76 +70,73 @@ fn assert_nothing_half_written(bench: &Bench, workdir: &str) {
     assert!(!there.contains_key("metadata") || source.keys().all(|name| there.contains_key(name)));
 }
 
-#[test]
-fn a_damaged_frame_costs_its_layers_and_no_other() {
-    let bench = large();
+fn a_damaged_frame_costs_its_layers_and_no_other(kind: Kind) {
+    let bench = large(kind);
     bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
-    let payloads = bench.objects().join("payload");
-    let damaged = largest(&payloads, ".tar.zst");
+    let (damaged, bytes) = bench.largest("payload/");
     // In the middle are slices of one large layer.
-    let middle = usize::try_from(fs::metadata(&damaged).unwrap().len() / 2).unwrap();
-    flip(&damaged, middle);
-    let name = damaged.file_name().unwrap().to_string_lossy().into_owned();
+    let middle = bytes.len() / 2;
+    flip(&bench, &damaged, middle);
+    let name = name_of(&damaged);
     let run = bench.run("restore --workdir {b} --remote {url}").expect(3);
-    let run = run.says(&["error: could not restore", &name, "is damaged", "verify --deep", "metadata"]);
+    let run = run.says(&["error: could not restore", name, "is damaged", "verify --deep", "metadata"]);
     assert!(run.stderr.contains("1 layer ("), "{}", run.stderr);
     assert_nothing_half_written(&bench, "b");
     assert_eq!(count(&bench.timeline_dir("b", TIMELINE)), 61, "the other layers");
 
     bench.run("verify --remote {url}").expect(0);
     let json = bench.run("verify --json --deep --remote {url}").expect(3).json();
-    assert!(json["findings"][0]["object"].as_str().unwrap().ends_with(&name), "{json}");
+    assert!(json["findings"][0]["object"].as_str().unwrap().ends_with(name), "{json}");
     assert_eq!(json["findings"][0]["layers"].as_array().unwrap().len(), 1, "{json}");
 
-    flip(&damaged, middle);
+    flip(&bench, &damaged, middle);
     bench.run("restore --workdir {b} --remote {url}").expect(0);
     bench.assert_restored();
     bench.run("verify --deep --remote {url}").expect(0);
 }
 
-#[test]
-fn a_missing_bundle_is_damage_that_names_it() {
-    let bench = large();
+fn a_missing_bundle_is_damage_that_names_it(kind: Kind) {
+    let bench = large(kind);
     bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
-    let gone = largest(&bench.objects().join("payload"), ".tar.zst");
-    fs::remove_file(&gone).unwrap();
-    let name = gone.file_name().unwrap().to_string_lossy().into_owned();
-    bench.run("restore --workdir {b} --remote {url}").expect(3).says(&[&name, "not found", "another copy"]);
+    let (gone, _) = bench.largest("payload/");
+    bench.delete_object(&gone);
+    bench.run("restore --workdir {b} --remote {url}").expect(3).says(&[
+        name_of(&gone),
+        "not found",
+        "another copy",
+    ]);
     assert_nothing_half_written(&bench, "b");
     assert!(count(&bench.timeline_dir("b", TIMELINE)) > 50);
     let json = bench.run("verify --json --remote {url}").expect(3).json();
     assert_eq!(json["findings"][0]["problem"], "it is missing");
 }
 
-#[test]
-fn a_damaged_manifest_is_replaced_by_the_log_and_a_damaged_log_is_reported() {
-    let bench = Bench::with_layers(10);
+fn a_damaged_manifest_is_replaced_by_the_log_and_a_damaged_log_is_reported(kind: Kind) {
+    let bench = Bench::with_layers(kind, 10);
     bench.backup();
-    let manifest = largest(&bench.objects().join("manifest"), "");
-    flip(&manifest, 60);
+    let (manifest, _) = bench.largest("manifest/");
+    flip(&bench, &manifest, 60);
     bench.run("restore --workdir {b} --remote {url}").expect(3).says(&[
         "error:",
         "manifest",
         "damage in the store",
     ]);
     bench.assert_restored();
-    bench.run("verify --remote {url}").expect(3).says(&[&manifest.file_name().unwrap().to_string_lossy()]);
-    let record = largest(&bench.objects().join("log"), ".tar.zst");
-    let len = fs::metadata(&record).unwrap().len();
-    flip(&record, usize::try_from(len).unwrap() - 3);
+    bench.run("verify --remote {url}").expect(3).says(&[name_of(&manifest)]);
+    let (record, bytes) = bench.largest("log/");
+    flip(&bench, &record, bytes.len() - 3);
     let error = bench.run("restore --workdir {c} --remote {url}").expect(3);
-    error.says(&[&record.file_name().unwrap().to_string_lossy(), "damaged"]);
-    fs::remove_file(bench.objects().join("log").join("0000000000000001.tar.zst")).unwrap();
+    error.says(&[name_of(&record), "damaged"]);
+    bench.delete_object(&bench.key("log/0000000000000001.tar.zst"));
     bench.run("restore --workdir {c} --remote {url}").expect(3).says(&["record 1 is missing"]);
 }
 
-#[test]
-fn every_command_reports_the_damage_that_it_works_around() {
-    let bench = Bench::with_layers(3);
+fn every_command_reports_the_damage_that_it_works_around(kind: Kind) {
+    let bench = Bench::with_layers(kind, 3);
     bench.backup();
-    let manifest = largest(&bench.objects().join("manifest"), "");
-    flip(&manifest, 60);
-    let key = manifest.strip_prefix(bench.path("store")).unwrap().display().to_string();
+    let (manifest, _) = bench.largest("manifest/");
+    flip(&bench, &manifest, 60);
+    let key = manifest;
     let one = "--json --remote {url} --tenant {tenant} --timeline {timeline}";
     let layer = layer_name(1);
     let json_of = |command: &str| bench.run(command).expect(3).json();
@@ -160,7 +174,7 @@ fn age(path: &Path) {
 
 #[test]
 fn a_backup_sweeps_what_killed_writers_left_in_the_store() {
-    let bench = Bench::with_layers(1);
+    let bench = Bench::with_layers(Kind::Directory, 1);
     bench.backup();
     let old = bench.objects().join("log").join(".layerpack-stage-1f-0");
     let young = bench.objects().join(".layerpack-stage-1f-1");
@@ -174,7 +188,7 @@ fn a_backup_sweeps_what_killed_writers_left_in_the_store() {
 
 #[test]
 fn fetch_sweeps_what_killed_runs_left_in_the_directory() {
-    let bench = Bench::with_layers(1);
+    let bench = Bench::with_layers(Kind::Directory, 1);
     bench.backup();
     let [dead, alive] = [".layerpack-00000000000000ab.temp", ".layerpack-00000000000000cd.temp"];
     for name in [dead, alive] {
@@ -189,12 +203,10 @@ fn fetch_sweeps_what_killed_runs_left_in_the_directory() {
     assert_eq!(there.keys().collect::<Vec<_>>(), [alive, &layer_name(0)]);
 }
 
-#[test]
-fn a_killed_backup_is_finished_by_the_next_one() {
-    let bench = large();
-    let payloads = bench.objects().join("payload");
+fn a_killed_backup_is_finished_by_the_next_one(kind: Kind) {
+    let bench = large(kind);
     let mut child = start(&bench, "backup --config {config} --workdir {a} --remote {url}");
-    wait_until(&mut child, || count(&payloads) >= 2);
+    wait_until(&mut child, || bench.count("payload/") >= 2);
     child.kill().unwrap();
     child.wait().unwrap();
     // A reader sees a timeline without the layers that were not committed.
@@ -207,9 +219,8 @@ fn a_killed_backup_is_finished_by_the_next_one() {
     bench.run("verify --deep --remote {url}").expect(0);
 }
 
-#[test]
-fn a_killed_restore_leaves_whole_layers_and_is_finished_by_the_next_one() {
-    let bench = large();
+fn a_killed_restore_leaves_whole_layers_and_is_finished_by_the_next_one(kind: Kind) {
+    let bench = large(kind);
     bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
     let dir = bench.timeline_dir("b", TIMELINE);
     let mut child = start(&bench, "restore --workdir {b} --remote {url}");
@@ -221,13 +232,11 @@ fn a_killed_restore_leaves_whole_layers_and_is_finished_by_the_next_one() {
     bench.assert_restored();
 }
 
-#[test]
-fn signals_end_it_with_their_codes_and_it_can_be_run_again() {
+fn signals_end_it_with_their_codes_and_it_can_be_run_again(kind: Kind) {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let bench = large();
-        let payloads = bench.objects().join("payload");
+        let bench = large(kind);
         let mut child = start(&bench, "backup --config {config} --workdir {a} --remote {url}");
-        wait_until(&mut child, || count(&payloads) >= 1);
+        wait_until(&mut child, || bench.count("payload/") >= 1);
         kill_process(Pid::from_child(&child), signal).unwrap();
         Run::from(child.wait_with_output().unwrap()).expect(code).says(&["run it again"]);
         bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
@@ -239,14 +248,14 @@ fn signals_end_it_with_their_codes_and_it_can_be_run_again() {
 /// The program in a shell that lets no file grow beyond `blocks`, each 512 or 1024 bytes.
 fn run_limited(bench: &Bench, blocks: u32, arguments: &str) -> Run {
     let mut command = Command::new("sh");
+    bench.give_environment(&mut command);
     command.arg("-c").arg(format!("ulimit -f {blocks}; exec \"$@\"")).arg("sh");
     command.arg(env!("CARGO_BIN_EXE_layerpack")).args(bench.expand(arguments));
     command.stdin(Stdio::null()).output().unwrap().into()
 }
 
-#[test]
-fn a_disk_that_fills_up_during_a_restore_leaves_nothing_half_written() {
-    let bench = Bench::with_layers(20);
+fn a_disk_that_fills_up_during_a_restore_leaves_nothing_half_written(kind: Kind) {
+    let bench = Bench::with_layers(kind, 20);
     bench.put_layer(30, 2 << 20);
     bench.put_layer(31, 3 << 20);
     bench.backup();
@@ -263,8 +272,44 @@ fn a_disk_that_fills_up_during_a_restore_leaves_nothing_half_written() {
 }
 
 #[test]
+fn a_restore_fetches_nothing_more_for_a_disk_that_is_full() {
+    // A file system of 8 MiB that only this shell sees, and what the program leaves in it.
+    const IN_A_SMALL_FILE_SYSTEM: &str = r#"
+        mount -t tmpfs -o size=8m none "$1" || exit 99
+        saved=$2; b=$1; shift 2
+        "$@"; ended=$?
+        cp -a "$b" "$saved"
+        exit $ended"#;
+    let bench = large(Kind::Directory);
+    bench.run("backup --config {config} --workdir {a} --remote {url}").expect(0);
+    fs::create_dir(bench.path("small")).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", IN_A_SMALL_FILE_SYSTEM, "sh"]);
+    command.args([bench.path("small"), bench.path("b")]).arg(env!("CARGO_BIN_EXE_layerpack"));
+    command.args(bench.expand("restore --json --workdir {small} --remote {url}"));
+    let run: Run = match command.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.code() == Some(99) || output.stderr.starts_with(b"unshare:") => {
+            return xtask::skip("a_full_file_system", "no file system can be mounted here");
+        }
+        Ok(output) => output.into(),
+        Err(error) => return xtask::skip("a_full_file_system", &format!("unshare: {error}")),
+    };
+    let json = run.expect(1).json();
+    let (layers, failed) = (json["layers"].as_u64().unwrap(), json["failed"].as_array().unwrap());
+    assert_eq!((layers + failed.len() as u64, &json["metadata_held_back"]), (62, &true.into()));
+    assert!(failed.iter().all(|layer| layer["error"].as_str().unwrap().contains("No space left")));
+    // Seven layers fit, and a few ranges were on their way when the eighth did not; all are 60 ranges.
+    let gets = json["requests"]["get"].as_u64().unwrap();
+    assert!(layers < 10 && gets < 20, "{layers} layers, {gets} GETs");
+    assert_nothing_half_written(&bench, "b");
+    assert_eq!(count(&bench.timeline_dir("b", TIMELINE)) as u64, layers, "a temporary file stayed");
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
+
+#[test]
 fn a_disk_that_fills_up_during_a_backup_leaves_nothing_half_written() {
-    let bench = Bench::with_layers(2);
+    let bench = Bench::with_layers(Kind::Directory, 2);
     bench.put_layer(30, 4 << 20);
     run_limited(&bench, 1000, "backup --workdir {a} --remote {url}").expect(6).says(&["error:", "tar.zst"]);
     bench.run("verify --deep --remote {url}").expect(0);

@@ -10,27 +10,42 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{
-    Bench, Run, TENANT, TIMELINE, assert_same, files, layer_name, metadata, noise, put, requests,
+    Bench, Kind, Run, TENANT, TIMELINE, assert_same, files, layer_name, metadata, noise, put, requests,
 };
+
+on_both! {
+    a_work_directory_comes_back_and_the_requests_are_few,
+    a_new_timeline_in_an_old_store_costs_six_requests,
+    several_timelines_share_one_list_until_one_of_them_is_written,
+    what_is_not_layer_data_is_listed_and_does_not_fail_a_backup,
+    a_file_that_could_be_a_layer_and_cannot_be_stored_makes_a_backup_incomplete,
+    what_has_a_layer_s_name_and_is_no_file_makes_a_backup_incomplete,
+    an_older_state_of_a_timeline_turns_nothing_back,
+    a_mirror_of_a_restore_that_was_not_finished_is_refused,
+    many_conflicts_are_a_few_lines,
+    a_layer_with_other_contents_is_a_conflict_and_neither_side_changes,
+    a_mirror_removes_what_is_gone_but_not_more_than_half_without_force,
+    a_file_that_grows_while_it_is_read_is_stored_whole_or_not_at_all,
+    two_backups_at_once_lose_nothing,
+}
 
 /// Who may do the least.
 const NOBODY: u32 = 65534;
 const OTHER: &str = "4b0e97c3b3b77d9d7627f78e7668db78";
 
-#[test]
-fn a_work_directory_comes_back_and_the_requests_are_few() {
-    let bench = Bench::with_layers(40);
+fn a_work_directory_comes_back_and_the_requests_are_few(kind: Kind) {
+    let bench = Bench::with_layers(kind, 40);
     let first = bench.backup();
     assert_eq!(first["store_created"], true);
     assert_eq!((first["layers"].as_u64(), first["seq"].as_u64()), (Some(40), Some(2)));
     assert_eq!(first["raw_bytes"].as_u64(), Some((0..40).map(|n| 1000 + 3000 * n).sum()));
     assert_eq!(requests(&first), 9, "{first}");
 
-    let before = files(&bench.path("store"));
+    let before = bench.stored();
     let second = bench.backup();
     assert_eq!((second["layers"].as_u64(), second["store_created"].as_bool()), (Some(0), Some(false)));
     assert_eq!(second["requests"]["put"], 0);
-    assert_same(&before, &files(&bench.path("store")));
+    assert_same(&before, &bench.stored());
 
     for (target, which) in
         [("b", ""), ("c", "--tenant {tenant}"), ("d", "--tenant {tenant} --timeline {timeline}")]
@@ -45,9 +60,8 @@ fn a_work_directory_comes_back_and_the_requests_are_few() {
     assert_eq!((again["layers"].as_u64(), again["timelines"][0]["present"].as_u64()), (Some(0), Some(40)));
 }
 
-#[test]
-fn a_new_timeline_in_an_old_store_costs_six_requests() {
-    let bench = Bench::with_layers(3);
+fn a_new_timeline_in_an_old_store_costs_six_requests(kind: Kind) {
+    let bench = Bench::with_layers(kind, 3);
     bench.backup();
     let other = bench.timeline_dir("a", OTHER);
     fs::create_dir_all(&other).unwrap();
@@ -59,9 +73,8 @@ fn a_new_timeline_in_an_old_store_costs_six_requests() {
     assert_eq!(json["timelines"].as_array().unwrap().len(), 1);
 }
 
-#[test]
-fn several_timelines_share_one_list_until_one_of_them_is_written() {
-    let bench = Bench::with_layers(3);
+fn several_timelines_share_one_list_until_one_of_them_is_written(kind: Kind) {
+    let bench = Bench::with_layers(kind, 3);
     let other = bench.timeline_dir("a", OTHER);
     fs::create_dir_all(&other).unwrap();
     put(&other.join(layer_name(7)), &noise(7, 5000));
@@ -76,9 +89,8 @@ fn several_timelines_share_one_list_until_one_of_them_is_written() {
     bench.assert_restored();
 }
 
-#[test]
-fn what_is_not_layer_data_is_listed_and_does_not_fail_a_backup() {
-    let bench = Bench::with_layers(2);
+fn what_is_not_layer_data_is_listed_and_does_not_fail_a_backup(kind: Kind) {
+    let bench = Bench::with_layers(kind, 2);
     let dir = bench.timeline_dir("a", TIMELINE);
     for name in ["x.___temp", "ephemeral-7", "y.tmp"] {
         put(&dir.join(name), b"unfinished");
@@ -98,9 +110,8 @@ fn what_is_not_layer_data_is_listed_and_does_not_fail_a_backup() {
     assert_eq!(restored["layers"], 2);
 }
 
-#[test]
-fn a_file_that_could_be_a_layer_and_cannot_be_stored_makes_a_backup_incomplete() {
-    let bench = Bench::with_layers(2);
+fn a_file_that_could_be_a_layer_and_cannot_be_stored_makes_a_backup_incomplete(kind: Kind) {
+    let bench = Bench::with_layers(kind, 2);
     bench.put("a", OsStr::from_bytes(b"not-\xff-utf-8"), b"layer");
     bench.put("a", "back\\slash", b"layer");
     let run = bench.run("backup --workdir {a} --remote {url}").expect(1);
@@ -109,9 +120,8 @@ fn a_file_that_could_be_a_layer_and_cannot_be_stored_makes_a_backup_incomplete()
     assert_eq!(restored["layers"], 2);
 }
 
-#[test]
-fn what_has_a_layer_s_name_and_is_no_file_makes_a_backup_incomplete() {
-    let bench = Bench::with_layers(6);
+fn what_has_a_layer_s_name_and_is_no_file_makes_a_backup_incomplete(kind: Kind) {
+    let bench = Bench::with_layers(kind, 6);
     bench.put("a", "opaque", b"a layer of another time");
     bench.backup();
     let dir = bench.timeline_dir("a", TIMELINE);
@@ -143,9 +153,8 @@ fn what_has_a_layer_s_name_and_is_no_file_makes_a_backup_incomplete() {
     assert_eq!((&json["layers"], &json["timelines"][0]["metadata"]), (&7.into(), &"written".into()));
 }
 
-#[test]
-fn an_older_state_of_a_timeline_turns_nothing_back() {
-    let bench = Bench::with_layers(6);
+fn an_older_state_of_a_timeline_turns_nothing_back(kind: Kind) {
+    let bench = Bench::with_layers(kind, 6);
     bench.backup();
     bench.put("a", "metadata", &metadata(0x0100_0000));
     fs::remove_file(bench.timeline_dir("a", TIMELINE).join(layer_name(0))).unwrap();
@@ -166,21 +175,19 @@ fn an_older_state_of_a_timeline_turns_nothing_back() {
     assert!(restored["metadata"] == metadata(0x0150_0708) && restored.contains_key(&layer_name(0)));
 }
 
-#[test]
-fn a_mirror_of_a_restore_that_was_not_finished_is_refused() {
-    let bench = Bench::with_layers(6);
+fn a_mirror_of_a_restore_that_was_not_finished_is_refused(kind: Kind) {
+    let bench = Bench::with_layers(kind, 6);
     bench.backup();
     for name in ["metadata".to_owned(), layer_name(5)] {
         fs::remove_file(bench.timeline_dir("a", TIMELINE).join(name)).unwrap();
     }
-    let before = files(&bench.path("store"));
+    let before = bench.stored();
     bench.run("backup --mirror --workdir {a} --remote {url}").expect(1).says(&["error:", TIMELINE]);
-    assert_same(&before, &files(&bench.path("store")));
+    assert_same(&before, &bench.stored());
 }
 
-#[test]
-fn many_conflicts_are_a_few_lines() {
-    let bench = Bench::with_layers(8);
+fn many_conflicts_are_a_few_lines(kind: Kind) {
+    let bench = Bench::with_layers(kind, 8);
     bench.backup();
     for number in 0..8 {
         bench.put("a", layer_name(number), b"something else");
@@ -191,12 +198,10 @@ fn many_conflicts_are_a_few_lines() {
     assert_eq!(json["conflicts"].as_array().unwrap().len(), 8);
 }
 
-#[test]
-fn a_file_that_may_not_be_read_fails_alone_and_holds_the_metadata_back() {
-    let bench = Bench::with_layers(4);
-    let secret = bench.timeline_dir("a", TIMELINE).join(layer_name(2));
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
-    // Root may read everything: then it runs as nobody, who needs a copy of the program and a place for the store.
+/// Backs `a` up into a new store, as somebody who may not read everything.
+///
+/// Root may: then it runs as nobody, who needs a copy of the program and a place for the store.
+fn backup_without_rights(bench: &Bench) -> Run {
     let program = bench.path("layerpack");
     fs::copy(env!("CARGO_BIN_EXE_layerpack"), &program).unwrap();
     fs::create_dir(bench.path("store")).unwrap();
@@ -207,7 +212,32 @@ fn a_file_that_may_not_be_read_fails_alone_and_holds_the_metadata_back() {
         command.uid(NOBODY).gid(NOBODY);
     }
     command.args(bench.expand("backup --json --workdir {a} --remote {url}"));
-    let json = Run::from(command.output().unwrap()).expect(1).json();
+    command.output().unwrap().into()
+}
+
+#[test]
+fn a_tenant_that_may_not_be_read_is_listed_and_the_others_are_backed_up() {
+    let bench = Bench::with_layers(Kind::Directory, 4);
+    let secret = bench.path("a").join("tenants").join(OTHER);
+    fs::create_dir_all(secret.join("timelines")).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let json = backup_without_rights(&bench).expect(1).json();
+    // What may not be read can be removed by whoever made it.
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!((&json["layers"], &json["metadata_held_back"]), (&4.into(), &false.into()));
+    assert_eq!(json["skipped"][0]["path"], format!("tenants/{OTHER}"));
+    let reason = json["skipped"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("Permission denied") && reason.contains("who may use it"), "{json}");
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    bench.assert_restored();
+}
+
+#[test]
+fn a_file_that_may_not_be_read_fails_alone_and_holds_the_metadata_back() {
+    let bench = Bench::with_layers(Kind::Directory, 4);
+    let secret = bench.timeline_dir("a", TIMELINE).join(layer_name(2));
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let json = backup_without_rights(&bench).expect(1).json();
     assert_eq!((&json["layers"], &json["metadata_held_back"]), (&3.into(), &true.into()));
     assert_eq!(json["failed"][0]["name"], layer_name(2).as_str());
     assert!(json["failed"][0]["error"].as_str().unwrap().contains("Permission denied"), "{json}");
@@ -218,16 +248,15 @@ fn a_file_that_may_not_be_read_fails_alone_and_holds_the_metadata_back() {
     bench.assert_restored();
 }
 
-#[test]
-fn a_layer_with_other_contents_is_a_conflict_and_neither_side_changes() {
-    let bench = Bench::with_layers(5);
+fn a_layer_with_other_contents_is_a_conflict_and_neither_side_changes(kind: Kind) {
+    let bench = Bench::with_layers(kind, 5);
     bench.backup();
-    let before = files(&bench.path("store"));
+    let before = bench.stored();
     bench.put("a", layer_name(1), &noise(99, 4000));
     bench.put("a", "metadata", &metadata(0x0200_0000));
     let run = bench.run("backup --workdir {a} --remote {url}").expect(1);
     run.says(&[&layer_name(1), "neither was changed"]);
-    assert_same(&before, &files(&bench.path("store")));
+    assert_same(&before, &bench.stored());
 
     // Restored over, the file of the work directory stays, and newer metadata is not put beside it.
     fs::remove_file(bench.timeline_dir("a", TIMELINE).join(layer_name(2))).unwrap();
@@ -240,9 +269,8 @@ fn a_layer_with_other_contents_is_a_conflict_and_neither_side_changes() {
     assert!(a["metadata"] == metadata(0x0200_0000));
 }
 
-#[test]
-fn a_mirror_removes_what_is_gone_but_not_more_than_half_without_force() {
-    let bench = Bench::with_layers(10);
+fn a_mirror_removes_what_is_gone_but_not_more_than_half_without_force(kind: Kind) {
+    let bench = Bench::with_layers(kind, 10);
     bench.backup();
     let dir = bench.timeline_dir("a", TIMELINE);
     for number in 0..3 {
@@ -255,18 +283,17 @@ fn a_mirror_removes_what_is_gone_but_not_more_than_half_without_force() {
     for number in 3..8 {
         fs::remove_file(dir.join(layer_name(number))).unwrap();
     }
-    let before = files(&bench.path("store"));
+    let before = bench.stored();
     bench.run("backup --mirror --workdir {a} --remote {url}").expect(1).says(&["5 of 7 layers", "--force"]);
-    assert_same(&before, &files(&bench.path("store")));
+    assert_same(&before, &bench.stored());
     let json = bench.run("backup --json --mirror --force --workdir {a} --remote {url}").expect(0).json();
     assert_eq!(json["removed"], 5);
     bench.run("restore --workdir {b} --remote {url}").expect(0);
     bench.assert_restored();
 }
 
-#[test]
-fn a_file_that_grows_while_it_is_read_is_stored_whole_or_not_at_all() {
-    let bench = Bench::with_layers(3);
+fn a_file_that_grows_while_it_is_read_is_stored_whole_or_not_at_all(kind: Kind) {
+    let bench = Bench::with_layers(kind, 3);
     let growing = bench.timeline_dir("a", TIMELINE).join(layer_name(50));
     put(&growing, &noise(50, 4 << 20));
     let stop = AtomicBool::new(false);
@@ -306,9 +333,8 @@ fn a_file_that_grows_while_it_is_read_is_stored_whole_or_not_at_all() {
     }
 }
 
-#[test]
-fn two_backups_at_once_lose_nothing() {
-    let bench = Bench::with_layers(30);
+fn two_backups_at_once_lose_nothing(kind: Kind) {
+    let bench = Bench::with_layers(kind, 30);
     bench.run("backup --workdir {a} --remote {url}").expect(0);
     for round in 0..5 {
         bench.put_layer(100 + round, 20_000);

@@ -5,11 +5,11 @@ use std::fs;
 use std::io::Read;
 use std::process::Command;
 
-use crate::support::{Bench, TIMELINE, assert_same, files, largest};
+use crate::support::{Bench, Kind, TIMELINE, assert_same, files, put};
 
 /// A store whose one record holds layers, links to equal ones, an empty layer and the metadata.
 fn backed_up() -> Bench {
-    let bench = Bench::with_layers(50);
+    let bench = Bench::with_layers(Kind::Directory, 50);
     bench.put("a", "copy-of-1", &crate::support::noise(1, 4000));
     bench.put("a", "empty", b"");
     bench.put_layer(60, 900_000);
@@ -27,7 +27,8 @@ fn tar_extracts_a_record() {
         }
     }
     let bench = backed_up();
-    let record = largest(&bench.objects().join("log"), ".tar.zst");
+    let record = bench.path("record.tar.zst");
+    put(&record, &bench.largest("log/").1);
     let out = bench.path("extracted");
     fs::create_dir(&out).unwrap();
     let tar = Command::new("tar").arg("--zstd").arg("-xf").arg(&record).arg("-C").arg(&out).output().unwrap();
@@ -38,8 +39,8 @@ fn tar_extracts_a_record() {
 #[test]
 fn independent_libraries_read_a_record() {
     let bench = backed_up();
-    let record = fs::File::open(largest(&bench.objects().join("log"), ".tar.zst")).unwrap();
-    let mut archive = tar::Archive::new(zstd::Decoder::new(record).unwrap());
+    let (_, record) = bench.largest("log/");
+    let mut archive = tar::Archive::new(zstd::Decoder::new(&*record).unwrap());
     let mut found: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();

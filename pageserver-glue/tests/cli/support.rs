@@ -1,4 +1,4 @@
-//! A work directory, a store and the real program.
+//! A work directory, a store and the real program. What is in the store is in `stored`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -7,15 +7,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use layer_archive::Crc32c;
+use layerpack_tests::{Remote, WireProxy};
 use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) const TENANT: &str = "1f8ae1ef8989d5601e73fd13ae3dcd26";
 pub(crate) const TIMELINE: &str = "88a4e0f55d55008138697fa10e7d97d3";
 
-/// A scratch directory with a work directory `a`, a place to restore to `b`, and a store `store`.
+/// Where a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// In a directory.
+    Directory,
+    /// On the S3 remote under test.
+    S3,
+}
+
+/// A scratch directory with a work directory `a` and a place to restore to `b`, and a store, which is in the directory
+/// `store` or on a fresh place of an S3 remote.
 pub(crate) struct Bench {
     dir: TempDir,
+    /// Where it is not in a directory.
+    pub(crate) remote: Option<Remote>,
 }
 
 /// How a run of the program ended.
@@ -58,15 +71,16 @@ impl From<Output> for Run {
 
 impl Bench {
     /// With an empty work directory.
-    pub(crate) fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+    pub(crate) fn new(kind: Kind) -> Self {
+        let remote = (kind == Kind::S3).then(Remote::fresh);
+        let bench = Self { dir: tempfile::tempdir().unwrap(), remote };
         fs::create_dir_all(bench.timeline_dir("a", TIMELINE)).unwrap();
         bench
     }
 
     /// With `layers` small layers and metadata in the work directory.
-    pub(crate) fn with_layers(layers: u32) -> Self {
-        let bench = Self::new();
+    pub(crate) fn with_layers(kind: Kind, layers: u32) -> Self {
+        let bench = Self::new(kind);
         for number in 0..layers {
             bench.put_layer(number, 1000 + 3000 * number as usize);
         }
@@ -79,14 +93,25 @@ impl Bench {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("file://{}", self.path("store").display())
+        match &self.remote {
+            Some(remote) => remote.url.clone(),
+            None => format!("file://{}", self.path("store").display()),
+        }
+    }
+
+    /// Lets every request go through a proxy from now on. Where the remote's URL has no endpoint there is none.
+    pub(crate) fn proxied(&mut self) -> Option<WireProxy> {
+        let remote = self.remote.as_mut()?;
+        let proxy = WireProxy::start(remote.endpoint.as_deref()?);
+        *remote = remote.by(&proxy.endpoint());
+        Some(proxy)
     }
 
     pub(crate) fn timeline_dir(&self, workdir: &str, timeline: &str) -> PathBuf {
         self.path(workdir).join("tenants").join(TENANT).join("timelines").join(timeline)
     }
 
-    /// The directory of the timeline's objects in the store.
+    /// The directory of the timeline's objects, where the store is in a directory.
     pub(crate) fn objects(&self) -> PathBuf {
         self.timeline_dir("store", TIMELINE)
     }
@@ -105,7 +130,20 @@ impl Bench {
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_layerpack"));
         command.args(self.expand(arguments)).stdin(Stdio::null());
+        self.give_environment(&mut command);
         command
+    }
+
+    /// The credentials for the remote, and where they are the test's own, no others.
+    pub(crate) fn give_environment(&self, command: &mut Command) {
+        let Some(remote) = &self.remote else { return };
+        if remote.credentials.is_some() {
+            let names = std::env::vars_os().map(|(name, _)| name);
+            names.filter(|name| name.to_string_lossy().starts_with("AWS_")).for_each(|name| {
+                command.env_remove(name);
+            });
+        }
+        command.envs(remote.environment());
     }
 
     pub(crate) fn expand(&self, arguments: &str) -> Vec<String> {
@@ -206,11 +244,4 @@ pub(crate) fn metadata(lsn: u64) -> Vec<u8> {
     let crc32c = Crc32c::of(&bytes[..508]).0.to_le_bytes();
     bytes[508..].copy_from_slice(&crc32c);
     bytes
-}
-
-/// The only file in `dir` whose name ends so, or the largest of several.
-pub(crate) fn largest(dir: &Path, ends: &str) -> PathBuf {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let named = entries.filter(|path| path.to_string_lossy().ends_with(ends));
-    named.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
 }

@@ -14,6 +14,7 @@ const READ_BYTES_MAX: u64 = 64 << 20;
 /// A store to be tested, and what must live as long as it does.
 pub struct Subject {
     store: Arc<dyn ObjectStore>,
+    key_bytes_max: usize,
     _guard: Box<dyn Any>,
 }
 
@@ -25,7 +26,13 @@ impl Subject {
 
     /// Tests `store` and drops `guard` (a temporary directory, a server) after it.
     pub fn with_guard(store: Arc<dyn ObjectStore>, guard: impl Any) -> Self {
-        Self { store, _guard: Box::new(guard) }
+        Self { store, key_bytes_max: Key::LEN_MAX, _guard: Box::new(guard) }
+    }
+
+    /// The same store, which has a prefix of its own and takes keys of so many bytes at most.
+    #[must_use]
+    pub fn with_key_bytes_max(self, key_bytes_max: usize) -> Self {
+        Self { key_bytes_max, ..self }
     }
 }
 
@@ -33,12 +40,13 @@ impl Subject {
 #[derive(Clone)]
 pub(super) struct Case {
     pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) key_bytes_max: usize,
     name: &'static str,
 }
 
 impl Case {
     pub(super) fn new(subject: &Subject, name: &'static str) -> Self {
-        Self { store: Arc::clone(&subject.store), name }
+        Self { store: Arc::clone(&subject.store), key_bytes_max: subject.key_bytes_max, name }
     }
 
     pub(super) fn key(&self, rest: &str) -> Key {

@@ -90,9 +90,9 @@ fn write_chunks(
             progress.advance(raw.len() as u64);
             Ok(file.write(raw)?)
         };
-        decoder.push(&chunk, write).map_err(|error| error.at(key))?;
+        decoder.push(&chunk, write).map_err(|error| error.at(key, &entry.place.location))?;
     }
-    decoder.finish().map_err(|error| Error::damaged(key, error))?;
+    decoder.finish().map_err(|error| damaged(key, &entry.place.location, error))?;
     publish(file, entry, dir)
 }
 
@@ -115,12 +115,16 @@ impl From<Error> for DecodeError {
 }
 
 impl DecodeError {
-    fn at(self, key: &Key) -> Error {
+    fn at(self, key: &Key, location: &Location) -> Error {
         match self {
-            Self::Format(error) => Error::damaged(key, error),
+            Self::Format(error) => damaged(key, location, error),
             Self::File(error) => error,
         }
     }
+}
+
+fn damaged(key: &Key, location: &Location, source: FormatError) -> Error {
+    Error::damaged_in(key, location.start..location.end(), source)
 }
 
 /// A range of an object in memory, whose layers are to be written.
@@ -182,7 +186,7 @@ impl RangeWriter<'_> {
                     }
                 }
                 Err(source) => {
-                    let error = Arc::new(Error::damaged(self.key, source));
+                    let error = Arc::new(damaged(self.key, &extent.location, source));
                     let fail = |entry: &LayerEntry| FailedLayer {
                         name: entry.name.clone(),
                         error: Arc::clone(&error),
@@ -209,8 +213,7 @@ impl RangeWriter<'_> {
 
     /// Writes a layer out of the plain text of its frames.
     fn write_small(&self, entry: &LayerEntry, plain: &[u8]) -> Result<Taken> {
-        let damaged = |source| Error::damaged(self.key, source);
-        let raw = cut_layer(entry, plain).map_err(damaged)?;
+        let raw = cut_layer(entry, plain).map_err(|error| damaged(self.key, &entry.place.location, error))?;
         let mut file = self.dir.temporary()?;
         file.write(raw)?;
         publish(file, entry, self.dir)
@@ -218,12 +221,12 @@ impl RangeWriter<'_> {
 
     /// Writes a layer that has its frames for itself, frame by frame.
     fn write_large(&self, entry: &LayerEntry, extent: &Extent) -> Result<Taken> {
-        let damaged = |source| Error::damaged(self.key, source);
+        let damaged = |source| damaged(self.key, &extent.location, source);
         let mut decoder = LayerDecoder::new(entry);
         let mut file = self.dir.temporary()?;
         let stored = self.stored_of(extent).map_err(damaged)?;
         let write = |raw: &[u8]| -> Result<(), DecodeError> { Ok(file.write(raw)?) };
-        decoder.push(stored, write).map_err(|error| error.at(self.key))?;
+        decoder.push(stored, write).map_err(|error| error.at(self.key, &extent.location))?;
         decoder.finish().map_err(damaged)?;
         publish(file, entry, self.dir)
     }

@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::support::faulty::FaultyStore;
 use crate::support::{
     TestStore, WorkDir, assert_restores, backup, backup_with, contents, files, name, open, options, pack,
-    restore, writer_options,
+    reader, restore, writer_options,
 };
 use layer_archive::{BundleId, RawDigest};
 use storage_api::{Body, GetRange, Key, KeyPrefix, ObjectStoreExt, PutMode};
 use sync_engine::{
-    Draft, Error, MetadataOutcome, Mirror, Store, TimelineWriter, VerifyDepth, inspect, read_layer,
-    verify_timeline,
+    Draft, Error, MetadataOutcome, Mirror, Store, TimelineWriter, VerifyDepth, inspect, verify_timeline,
 };
 use tempfile::TempDir;
 
@@ -243,7 +242,7 @@ async fn what_is_corrupted_on_the_way_is_read_once_more_and_is_right() {
     let report = verify_timeline(&store, &view, VerifyDepth::Deep).await.unwrap();
     assert_eq!(report.findings, []);
     for layer in ["large", "small-05", "streamed"] {
-        let bytes = read_layer(&store, &view.keys, &view.state, &name(layer), 0..u64::MAX).await.unwrap();
+        let bytes = reader(&store, &view).read_at(&name(layer), 0..u64::MAX).await.unwrap();
         assert!(bytes == expected[layer], "{layer}");
     }
 }
@@ -257,10 +256,11 @@ async fn what_is_corrupt_twice_is_reported_with_its_place_and_both_checksums() {
     let reads = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reads);
     faulty.on_get(move |_| count.fetch_add(1, Ordering::SeqCst) < usize::MAX);
-    let read = read_layer(&store, &view.keys, &view.state, &name("small-05"), 0..u64::MAX).await;
+    let read = reader(&store, &view).read_at(&name("small-05"), 0..u64::MAX).await;
     assert_eq!(reads.load(Ordering::SeqCst), 2, "once more and not for ever");
-    let Err(Error::Damaged { object, source }) = read else { panic!("{read:?}") };
+    let Err(Error::Damaged { object, range, source }) = read else { panic!("{read:?}") };
     let entry = &view.state.layers()[&name("small-05")];
+    assert_eq!(range, Some(entry.place.location.start..entry.place.location.end()));
     assert_eq!(object, view.keys.bundle(entry.place.bundle).unwrap().as_str());
     let recorded = entry.place.location.crc32c.to_string();
     let text = source.to_string();

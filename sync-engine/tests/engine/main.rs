@@ -5,8 +5,10 @@
 mod backup_restore;
 mod damage;
 mod hazards;
+mod on_demand;
 mod pages;
 mod protocol;
+mod retried;
 mod state_model;
 mod support;
 mod uploads;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::support::{TestStore, WorkDir, backup, contents, files, name, open};
-use sync_engine::{DurableDir, Error, Mirror, Progress, fetch_layer, read_layer};
+use crate::support::{TestStore, WorkDir, backup, contents, files, name, open, reader};
+use sync_engine::{DurableDir, Error, Mirror, Progress};
 use tempfile::TempDir;
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn one_layer_costs_one_get_of_its_frames() {
     for layer in ["small-17", "large"] {
         let before = test.counts();
         let entry = &view.state.layers()[&name(layer)];
-        fetch_layer(&store, &view.keys, entry, &target, &Arc::new(Progress::default())).await.unwrap();
+        reader(&store, &view).fetch(&entry.name, &target, &Arc::new(Progress::default())).await.unwrap();
         let counts = test.counts().since(&before);
         assert_eq!((counts.requests(), counts.get), (1, 1));
         assert_eq!(counts.bytes_received, entry.place.location.stored_len);
@@ -31,7 +31,7 @@ async fn one_layer_costs_one_get_of_its_frames() {
     let before = test.counts();
     let entry = &view.state.layers()[&name("large")];
     let again =
-        fetch_layer(&store, &view.keys, entry, &target, &Arc::new(Progress::default())).await.unwrap();
+        reader(&store, &view).fetch(&entry.name, &target, &Arc::new(Progress::default())).await.unwrap();
     assert_eq!((again.written.len(), again.taken.len(), test.counts().since(&before).get), (0, 1, 1));
 }
 
@@ -51,7 +51,7 @@ async fn what_stands_in_the_way_of_a_layer_is_neither_followed_nor_waited_for() 
     let path = dir.path().join("layer");
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
     for _ in 0..2 {
-        let fetched = fetch_layer(&store, &view.keys, entry, &target, &Arc::new(Progress::default())).await;
+        let fetched = reader(&store, &view).fetch(&entry.name, &target, &Arc::new(Progress::default())).await;
         assert!(matches!(fetched, Err(Error::Local { doing: "open", .. })), "{fetched:?}");
         std::fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
@@ -74,8 +74,7 @@ async fn a_page_of_a_layer_of_64_mb_costs_two_gets_and_less_than_400_kb() {
         [0u64, 8192, (256 << 10) - 8192, (256 << 10) - 100, 31_999_000, 64_000_000 - 8192, 64_000_000 - 5]
     {
         let before = test.counts();
-        let page =
-            read_layer(&store, &view.keys, &view.state, &name("large"), start..start + 8192).await.unwrap();
+        let page = reader(&store, &view).read_at(&name("large"), start..start + 8192).await.unwrap();
         let counts = test.counts().since(&before);
         let from = usize::try_from(start).unwrap();
         assert!(page == large[from..large.len().min(from + 8192)], "at {start}");
@@ -99,14 +98,13 @@ async fn any_range_of_any_layer_is_what_the_file_has_there() {
         let len = bytes.len() as u64;
         for start in [0, 1, len / 3, 262_143, 262_144, len.saturating_sub(1), len, len + 10] {
             for count in [0, 1, 8192, 300_000, u64::MAX / 2] {
-                let read =
-                    read_layer(&store, &view.keys, &view.state, &name(&file), start..start + count).await;
+                let read = reader(&store, &view).read_at(&name(&file), start..start + count).await;
                 let (from, to) = (start.min(len), (start + count).min(len));
                 let range = usize::try_from(from).unwrap()..usize::try_from(to).unwrap();
                 assert!(read.unwrap() == bytes[range], "{file} {start} {count}");
             }
         }
     }
-    let missing = read_layer(&store, &view.keys, &view.state, &name("nothing"), 0..1).await.unwrap_err();
+    let missing = reader(&store, &view).read_at(&name("nothing"), 0..1).await.unwrap_err();
     assert!(matches!(missing, Error::LayerNotFound { .. }));
 }

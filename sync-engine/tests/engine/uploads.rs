@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use layer_archive::{BundleId, PayloadId, Seq, Term};
-use storage_api::{Body, ErrorKind, MemoryStore, ObjectStore, Operation, StorageError};
+use storage_api::{
+    Body, ErrorKind, ManualClock, MemoryStore, ObjectStore, Operation, RetryPolicy, Retrying, StorageError,
+};
 use sync_engine::{
     BackupOptions, BackupReport, Error, Mirror, Store, TimelineWriter, VerifyDepth, abandoned_uploads,
     verify_timeline,
@@ -11,7 +13,7 @@ use sync_engine::{
 
 use crate::support::faulty::FaultyStore;
 use crate::support::{
-    TestStore, WorkDir, assert_restores, backup_with, contents, files, open, options, writer_options,
+    TestStore, WorkDir, assert_restores, backup_with, contents, files, noon, open, options, writer_options,
 };
 
 const PART_BYTES: usize = 64 << 10;
@@ -147,11 +149,18 @@ async fn a_part_that_is_refused_ends_the_backup_and_leaves_no_upload() {
 
 #[tokio::test]
 async fn a_completion_whose_answer_is_lost_is_a_success() {
-    let (_test, faulty, store) = faulty().await;
-    faulty.lose_completions(2);
-    let work = mixed();
-    backup(&store, &work).await.unwrap();
-    assert_restores(&store, &expected(&work)).await;
+    let (_test, plain, store) = faulty().await;
+    let (_test, below, _) = faulty().await;
+    // The retry layer completes once more, and is told that there is no such upload.
+    let clock = Arc::new(ManualClock::new(noon()));
+    let retrying = Retrying::new(Arc::clone(&below), RetryPolicy::default(), clock);
+    let retried = Store::open(Arc::new(retrying), "test").await.unwrap();
+    for (faulty, store) in [(plain, store), (below, retried)] {
+        faulty.lose_completions(2);
+        let work = mixed();
+        backup(&store, &work).await.unwrap();
+        assert_restores(&store, &expected(&work)).await;
+    }
 }
 
 /// Begins an upload of a payload object of the claim at `claim`, as a writer does that is then killed.

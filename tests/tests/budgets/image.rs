@@ -1,9 +1,11 @@
 //! The image of a fresh PostgreSQL cluster: requests, bytes, and every byte back.
 
-use layerpack_tests::{Bench, assert_same, layer_files};
 use storage_api::RequestCounts;
 use sync_engine::Mirror;
 use xtask::image::{ImageOptions, Installation, Source, create};
+
+use crate::bench::Bench;
+use crate::support::{assert_same, layer_files};
 
 fn options(source: Source) -> ImageOptions {
     ImageOptions { source, seed: 7, progress: |_| {} }

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use layerpack_tests::{Bench, timelines};
 use pageserver_glue::WorkDir;
-use sync_engine::{DurableDir, Mirror, TimelineView, fetch_layer, read_layer};
+use sync_engine::{DurableDir, Mirror, TimelineReader, TimelineView};
+
+use crate::bench::Bench;
+use crate::support::timelines;
 
 const PAGE_BYTES: u64 = 8192;
 const LARGE_LAYER_BYTES: u64 = 64 << 20;
@@ -44,11 +46,13 @@ async fn one_layer_is_one_ranged_get_and_a_page_of_a_large_one_is_little() {
     // A page, with nothing cached: opening the store and the timeline is in the count.
     let opened = bench.open().await;
     let view = TimelineView::open_existing(&opened.store, &tenant, &timeline, None).await.unwrap();
+    // With nothing cached.
+    let reader = || TimelineReader::new(&opened.store, view.clone(), Arc::default());
     let name = "large".parse().unwrap();
     for page in [0, 4097, LARGE_LAYER_BYTES / PAGE_BYTES - 1] {
         let before = opened.counts();
         let range = page * PAGE_BYTES..(page + 1) * PAGE_BYTES;
-        let read = read_layer(&opened.store, &view.keys, &view.state, &name, range.clone()).await.unwrap();
+        let read = reader().read_at(&name, range.clone()).await.unwrap();
         let at = usize::try_from(range.start).unwrap();
         assert!(read == large[at..at + read.len()] && read.len() as u64 == PAGE_BYTES, "page {page}");
         let cost = opened.counts().since(&before);
@@ -64,7 +68,7 @@ async fn one_layer_is_one_ranged_get_and_a_page_of_a_large_one_is_little() {
     for name in ["large", "small-000", "small-123"] {
         let entry = &view.state.layers()[&name.parse().unwrap()];
         let before = opened.counts();
-        fetch_layer(&opened.store, &view.keys, entry, &target, &Arc::default()).await.unwrap();
+        reader().fetch(&entry.name, &target, &Arc::default()).await.unwrap();
         let cost = opened.counts().since(&before);
         assert_eq!((cost.requests(), cost.get), (1, 1), "{name}: {cost:?}");
         assert_eq!(cost.bytes_received, entry.place.location.stored_len);

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use layerpack_tests::{Bench, assert_same, layer_files};
 use sync_engine::Mirror;
+
+use crate::bench::Bench;
+use crate::support::{assert_same, layer_files};
 
 /// The environment variable that names the directory which holds `1/workdir`, `2/workdir` and `3/workdir`.
 const STATES: &str = "LAYERPACK_REAL_STATES";

@@ -3,18 +3,35 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use storage_api::conformance::SKIPS_VARIABLE;
+
+use crate::repository::Repository;
 
 /// The checks that may be skipped: `name: why that is fine` on each line, and comments that start with `#`.
-pub(super) const ALLOWED_FILE: &str = ".ci/skips-allowed.txt";
+pub(crate) const ALLOWED_FILE: &str = ".ci/skips-allowed.txt";
 
 /// Names of checks, each with a reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SkipList(BTreeMap<String, String>);
+pub(crate) struct SkipList(BTreeMap<String, String>);
+
+/// The checks that may be skipped here.
+pub(crate) fn allowed(repository: &Repository) -> Result<SkipList> {
+    read_list(&repository.root().join(ALLOWED_FILE))
+}
+
+/// Runs tests by `run`, which is given their command, and lists what they skipped, also where they failed.
+pub(crate) fn recorded<T>(mut tests: Command, run: impl FnOnce(Command) -> T) -> Result<(T, SkipList)> {
+    let record = tempfile::NamedTempFile::new().context("making a file for the skipped checks")?;
+    tests.env(SKIPS_VARIABLE, record.path());
+    let ran = run(tests);
+    Ok((ran, read_list(record.path())?))
+}
 
 /// Reads the list in the file at `path`.
-pub(super) fn read_list(path: &Path) -> Result<SkipList> {
+fn read_list(path: &Path) -> Result<SkipList> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     SkipList::parse(&text).with_context(|| format!("reading {}", path.display()))
 }
@@ -34,12 +51,17 @@ impl SkipList {
     }
 
     /// `name: reason` for each entry.
-    pub(super) fn lines(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|(name, reason)| format!("{name}: {reason}"))
     }
 
+    /// Takes the entries of another list in.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Refuses a list that holds a name which is not in `allowed`.
-    pub(super) fn require_within(&self, allowed: &Self) -> Result<()> {
+    pub(crate) fn require_within(&self, allowed: &Self) -> Result<()> {
         let unexpected: Vec<&str> =
             self.0.keys().filter(|name| !allowed.0.contains_key(*name)).map(String::as_str).collect();
         if !unexpected.is_empty() {

@@ -5,19 +5,21 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Step, cargo_deny, readme, run_command, skipped};
+use super::skipped::{self, SkipList};
+use super::{Step, cargo_deny, readme, run_command};
 use crate::repository::{Repository, output};
+use crate::servers::{self, Server};
 use crate::tidy;
-use storage_api::conformance::SKIPS_VARIABLE;
 
 /// Every step.
-pub(super) const STEPS: [Step; 8] = [
+pub(super) const STEPS: [Step; 9] = [
     Step { name: "fmt", run: fmt },
     Step { name: "lock", run: lock },
     Step { name: "tidy", run: check_tidy },
     Step { name: "clippy", run: clippy },
     Step { name: "doc", run: doc },
     Step { name: "test", run: test },
+    Step { name: "s3-servers", run: s3_servers },
     Step { name: "demo", run: demo },
     Step { name: "deny", run: deny },
 ];
@@ -58,16 +60,25 @@ fn doc(repository: &Repository) -> Result<()> {
 /// The README's test command. What its tests skip must be what is allowed to be skipped.
 fn test(repository: &Repository) -> Result<()> {
     let command = readme::test_command(&readme_text(repository)?)?;
-    let allowed = skipped::read_list(&repository.root().join(skipped::ALLOWED_FILE))?;
-    let record = tempfile::NamedTempFile::new().context("making a file for the skipped checks")?;
-    let mut tests = cargo_command(repository, &command);
-    tests.env(SKIPS_VARIABLE, record.path());
-    run_command(tests)?;
-    let skipped = skipped::read_list(record.path())?;
+    let (ran, skipped) = skipped::recorded(cargo_command(repository, &command), run_command)?;
+    ran?;
+    require_allowed(repository, &skipped)
+}
+
+/// The suites on servers of other people's making.
+fn s3_servers(repository: &Repository) -> Result<()> {
+    servers::install(repository, &Server::ALL, super::print)?;
+    let report = servers::test(repository, &servers::Target::all(), &[], super::print)?;
+    super::print(&report.to_string());
+    report.require_passed()?;
+    require_allowed(repository, report.skipped())
+}
+
+fn require_allowed(repository: &Repository, skipped: &SkipList) -> Result<()> {
     for line in skipped.lines() {
         super::print(&format!("SKIPPED {line}"));
     }
-    skipped.require_within(&allowed)
+    skipped.require_within(&skipped::allowed(repository)?)
 }
 
 /// The README's first command.

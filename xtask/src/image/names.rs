@@ -30,6 +30,12 @@ const NAME_BYTES_MAX: usize = 255;
 /// Streams of the seed: the list, then one for each layer.
 const HISTORY_STREAM: u64 = 0;
 
+/// The names of the first `count` layers of the made-up history that `seed` decides.
+pub fn generated_names(count: u32, seed: u64) -> Vec<String> {
+    let mut history = history::History::new(Random::for_stream(seed, HISTORY_STREAM));
+    (0..count).map(|_| history.next_name()).collect()
+}
+
 /// Writes the layers.
 pub(super) fn fill(writer: &mut TimelineWriter, list: &NameList, scale: f64, seed: u64) -> Result<Made> {
     ensure!(scale.is_finite() && scale > 0.0, "a scale of {scale} makes no layers: give a number above 0");

@@ -1,4 +1,4 @@
-//! The library that a pageserver links has none of the command line's dependencies.
+//! The library that a pageserver links, its backends included, has none of the command line's dependencies.
 
 use super::Violation;
 
@@ -9,7 +9,7 @@ pub(super) const LIBRARY: &str = "pageserver-glue";
 const FOR_PROGRAMS: [&str; 7] =
     ["anyhow", "clap", "clap_builder", "clap_derive", "console", "indicatif", "tracing-subscriber"];
 
-/// Checks what `cargo tree --prefix none` prints for [`LIBRARY`] without its features.
+/// Checks what `cargo tree --prefix none` prints for [`LIBRARY`] with its default features.
 pub(super) fn check(tree: &str) -> Vec<Violation> {
     let mut found: Vec<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
     found.retain(|name| FOR_PROGRAMS.contains(name));
@@ -19,7 +19,7 @@ pub(super) fn check(tree: &str) -> Vec<Violation> {
         check: "cli-free",
         place: LIBRARY.to_owned(),
         message: format!(
-            "pulls in {name} without its features: make what needs it part of the feature `cli`"
+            "pulls in {name} with its default features: make what needs it part of the feature `cli`"
         ),
     };
     found.into_iter().map(violation).collect()

@@ -147,7 +147,8 @@ mod tests {
 
     /// The violations of a workspace in which `package` has one dependency.
     fn with(package: &str, dependency: &str, kind: &str, optional: &str) -> Vec<String> {
-        let others = ["storage-api", "storage-localfs", "layer-archive", "sync-engine", "xtask"];
+        let others =
+            ["storage-api", "storage-localfs", "storage-s3", "layer-archive", "sync-engine", "xtask"];
         let others = others.iter().filter(|name| **name != package);
         let others: String =
             others.map(|name| format!(r#"{{"name":"{name}","dependencies":[]}},"#)).collect();
@@ -170,7 +171,10 @@ mod tests {
             ("layer-archive", "storage-api", r#""dev""#, "false"),
             ("layer-archive", "tokio", r#""dev""#, "false"),
             ("layer-archive", "futures", "null", "true"),
+            ("storage-s3", "storage-localfs", "null", "false"),
+            ("sync-engine", "storage-s3", "null", "true"),
             ("pageserver-glue", "storage-localfs", "null", "false"),
+            ("pageserver-glue", "storage-s3", "null", "false"),
             ("pageserver-glue", "xtask", "null", "false"),
             ("newcomer", "anyhow", "null", "false"),
         ] {
@@ -191,6 +195,8 @@ mod tests {
             ("sync-engine", "storage-localfs", r#""dev""#, "false"),
             ("sync-engine", "tokio", "null", "false"),
             ("pageserver-glue", "storage-localfs", "null", "true"),
+            ("pageserver-glue", "storage-s3", "null", "true"),
+            ("pageserver-glue", "storage-s3", r#""dev""#, "false"),
             ("xtask", "sync-engine", "null", "false"),
             ("layerpack-tests", "storage-localfs", "null", "false"),
         ] {

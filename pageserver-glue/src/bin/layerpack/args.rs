@@ -1,10 +1,10 @@
 //! The command line: commands, options and their help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use layer_archive::{TenantId, TimelineId};
-use pageserver_glue::RemoteUrl;
+use layer_archive::{Ancestor, TenantId, TimelineId};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -20,7 +20,7 @@ Exit codes:
 /// Packed, checksummed remote storage for a Postgres pageserver.
 ///
 /// Layers of a pageserver's work directory are packed into bundles, which any `tar --zstd -xf` extracts, and kept in a
-/// store: a directory now, S3 later. Nothing in a store is overwritten, everything is verified when it is read.
+/// store: a directory, or a bucket in S3 or in what speaks its protocol. Nothing in a store is overwritten, everything is verified when it is read.
 #[derive(Debug, Parser)]
 #[command(name = "layerpack", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -38,8 +38,9 @@ pub(crate) struct Global {
     pub(crate) json: bool,
     /// Read defaults from a TOML file; options on the command line win
     ///
-    /// Keys: remote, workdir, bundle_bytes_target (bytes), create_store (whether `backup` creates a store where there is
-    /// none, true if not said).
+    /// Keys: remote, workdir, bundle_bytes_target (bytes), parts_in_flight (of a layer that is uploaded in parts),
+    /// create_store (whether `backup` creates a store where there is none, true if not said). The table [s3] takes every
+    /// option of an s3:// URL, requests_in_flight and retry_for; options in the URL win. No secrets.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Log more on stderr; twice for still more
@@ -80,11 +81,41 @@ pub(crate) enum Command {
     Verify(Verify),
 }
 
+impl Command {
+    /// For how long its requests are tried again, where it was said.
+    pub(crate) fn retry_for(&self) -> Option<Duration> {
+        match self {
+            Self::Backup(backup) => backup.retry.retry_for,
+            Self::Restore(restore) => restore.retry.retry_for,
+            Self::Status(_)
+            | Self::Ls(_)
+            | Self::Inspect(_)
+            | Self::Fetch(_)
+            | Self::Cat(_)
+            | Self::Verify(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RemoteArg {
-    /// The store: file:///DIR (s3://BUCKET/PREFIX comes later)
+    /// The store: file:///DIR or s3://BUCKET/PREFIX
+    ///
+    /// An s3:// URL takes options: s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION; the others are profile,
+    /// path_style, allow_http, storage_class, sse, sse_kms_key_id, tags, checksums, connect_timeout, progress_timeout,
+    /// user_agent. Credentials come from the AWS environment variables, profile files or roles, never from the URL.
+    // It is read later, with the options of the configuration file; and what is said of it must not repeat a secret.
     #[arg(long, value_name = "URL")]
-    pub(crate) remote: Option<RemoteUrl>,
+    pub(crate) remote: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArg {
+    /// For how long a request to the store is tried again, such as 90s or 1h; 5 minutes if not said
+    ///
+    /// A store that has never answered is given up after 10 seconds. Then it ends with 6 and can be run again.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) retry_for: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +160,23 @@ pub(crate) struct Backup {
     /// Mirror even where that removes more than half of a timeline
     #[arg(long, requires = "mirror")]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) retry: RetryArg,
+    /// Where the timeline was branched off, where it has no metadata file that says so
+    #[arg(long, value_name = "TIMELINE@LSN", requires = "timeline", value_parser = ancestor)]
+    pub(crate) ancestor: Option<Ancestor>,
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// A timeline and an LSN on it, `<timeline>@X/Y`.
+fn ancestor(text: &str) -> Result<Ancestor, String> {
+    let (timeline, lsn) =
+        text.split_once('@').ok_or("a timeline, @ and an LSN work, such as <timeline>@0/169C348")?;
+    let timeline = timeline.parse().map_err(|error: layer_archive::InvalidId| error.to_string())?;
+    let lsn = lsn.parse().map_err(|error: layer_archive::InvalidId| error.to_string())?;
+    Ok(Ancestor { timeline, lsn })
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +187,11 @@ pub(crate) struct Restore {
     pub(crate) remote: RemoteArg,
     #[command(flatten)]
     pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) retry: RetryArg,
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -162,7 +215,7 @@ pub(crate) struct Ls {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// A file, or the URL of an object: the store's URL, `/`, and the object's key
+    /// A file, or the URL of an object: the store's URL, `/`, the object's key, and the options of an s3:// URL
     #[arg(value_name = "FILE-OR-URL")]
     pub(crate) subject: String,
     /// Also read every byte and check every checksum

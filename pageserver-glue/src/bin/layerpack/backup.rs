@@ -5,13 +5,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use layer_archive::{TenantId, TimelineId};
-use pageserver_glue::{Skipped, TimelineBackup, WorkDir, backup_timeline};
+use pageserver_glue::{BackupChoices, Skipped, TimelineBackup, WorkDir, backup_timeline};
 use serde::Serialize;
 use sync_engine::{
-    BackupOptions, BackupReport, Catalog, Created, MetadataConflict, Mirror, Progress, Store, TimelineListing,
+    BackupOptions, BackupReport, Catalog, Created, Error, MetadataConflict, Mirror, Progress, Store,
+    TimelineListing,
 };
 
 use crate::args::{Backup, Selection};
+use crate::dry_run::DryRun;
 use crate::exit::{Exit, Failure};
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
 use crate::output::{Outcome, counted, explain, explain_failure, human_bytes, names_line, printable};
@@ -67,6 +69,8 @@ struct MetadataConflictJson {
 struct Work {
     timelines: Vec<(TenantId, TimelineId)>,
     skipped: Vec<Skipped>,
+    /// Tenants whose timelines could not be listed.
+    unlisted: Vec<(TenantId, Failure)>,
 }
 
 /// A timeline, and how its backup went.
@@ -82,18 +86,23 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         (true, true) => Mirror::Forced,
     };
     session.require_apart(&arguments.remote, workdir.root())?;
+    let how = BackupChoices { mirror, ancestor: arguments.ancestor.clone() };
+    if arguments.dry_run {
+        return dry_run(session, arguments, &workdir, work, &how).await;
+    }
+    let Work { timelines, skipped, unlisted } = work;
     let (store, created) = session.open_or_create(&arguments.remote).await?;
     let sweep_failed = session.sweep_stale(&arguments.remote).await;
     let mut listings = read_listings(&store, &arguments.selection).await?;
-    let alone = work.timelines.len() == 1;
+    let alone = timelines.len() == 1 && unlisted.is_empty();
     let mut done: Vec<Done> = Vec::new();
-    for id in work.timelines {
+    for id in timelines {
         let (tenant, timeline) = (&id.0, &id.1);
         let progress = Arc::new(Progress::default());
         let meter = session.meter("backing up", timeline, &progress);
         let options = BackupOptions { writer: session.writer_options(), pack, progress };
         let listing = listings.take(&id);
-        let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, mirror, options).await;
+        let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, &how, options).await;
         drop(meter);
         // While this timeline was written the others may have been, by somebody else.
         if !backup.as_ref().is_ok_and(|backup| backup.report.stored_bytes == 0) {
@@ -104,14 +113,43 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
             backup => done.push((id, backup)),
         }
     }
-    let mut outcome = report(session, created, work.skipped, done);
+    let mut outcome = report(session, created, skipped, &unlisted, done);
     outcome.warnings.extend(sweep_failed);
     Ok(outcome)
 }
 
+/// Says what a backup would do.
+async fn dry_run(
+    session: &Session,
+    arguments: &Backup,
+    workdir: &WorkDir,
+    work: Work,
+    how: &BackupChoices,
+) -> Result<Outcome, Failure> {
+    let store = match session.open(&arguments.remote).await {
+        Ok(store) => Some(store),
+        Err(Failure::Engine(Error::NoStore { .. })) => None,
+        Err(Failure::Remote(error)) if error.is_absent() => None,
+        Err(failure) => return Err(failure),
+    };
+    let mut listings = match &store {
+        Some(store) => read_listings(store, &arguments.selection).await?,
+        None => Listings::default(),
+    };
+    let mut run = DryRun::of_backup(session, store.as_ref(), &work.skipped);
+    for (tenant, failure) in &work.unlisted {
+        run.add_unlisted(tenant, failure);
+    }
+    for id in &work.timelines {
+        let listing = listings.take(id);
+        run.backup(store.as_ref(), workdir, (&id.0, &id.1), listing, how).await?;
+    }
+    Ok(run.finish())
+}
+
 /// The timelines of `workdir` that `selection` selects.
 fn find_work(workdir: &WorkDir, selection: &Selection) -> Result<Work, Failure> {
-    let mut work = Work { timelines: Vec::new(), skipped: Vec::new() };
+    let mut work = Work { timelines: Vec::new(), skipped: Vec::new(), unlisted: Vec::new() };
     let tenants = match &selection.tenant {
         Some(tenant) => vec![tenant.clone()],
         None => {
@@ -127,13 +165,23 @@ fn find_work(workdir: &WorkDir, selection: &Selection) -> Result<Work, Failure> 
                 workdir.entries(&tenant, timeline)?;
                 vec![timeline.clone()]
             }
-            None => {
-                let mut listing = workdir.timelines(&tenant)?;
-                work.skipped.append(&mut listing.skipped);
-                listing.ids
-            }
+            None => match workdir.timelines(&tenant) {
+                Ok(mut listing) => {
+                    work.skipped.append(&mut listing.skipped);
+                    listing.ids
+                }
+                // One that is detached meanwhile, or may not be read, is no reason to leave the others without a backup.
+                Err(error) => {
+                    work.unlisted.push((tenant, error.into()));
+                    continue;
+                }
+            },
         };
         work.timelines.extend(timelines.into_iter().map(|timeline| (tenant.clone(), timeline)));
+    }
+    if work.timelines.is_empty() && !work.unlisted.is_empty() {
+        // Said before a store is created for nothing.
+        return Err(work.unlisted.swap_remove(0).1);
     }
     Ok(work)
 }
@@ -165,7 +213,13 @@ impl Listings {
     }
 }
 
-fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<Done>) -> Outcome {
+fn report(
+    session: &Session,
+    created: Created,
+    skipped: Vec<Skipped>,
+    unlisted: &[(TenantId, Failure)],
+    done: Vec<Done>,
+) -> Outcome {
     let mut json = BackupJson { store_created: created == Created::Yes, ..BackupJson::default() };
     let mut skipped = skipped;
     for ((tenant, timeline), backup) in &done {
@@ -187,11 +241,19 @@ fn report(session: &Session, created: Created, skipped: Vec<Skipped>, done: Vec<
         .iter()
         .map(|skipped| SkippedJson { path: skipped.path.clone(), reason: skipped.reason.to_string() })
         .collect();
+    json.skipped.extend(unlisted.iter().map(|(tenant, failure)| SkippedJson {
+        path: format!("tenants/{tenant}"),
+        reason: explain_failure(failure),
+    }));
     let mut outcome = Outcome::new(&json, &session.cost());
+    for (tenant, failure) in unlisted {
+        outcome.problems.push(format!("tenant {tenant} was not backed up: {}", explain_failure(failure)));
+        outcome.exit = outcome.exit.or_worse(failure.exit());
+    }
     for skipped in skipped.iter().filter(|skipped| skipped.may_be_a_layer) {
         let remedy = skipped.reason.remedy().unwrap_or("move it away");
         outcome.problems.push(format!("could not back up {skipped}: {remedy}"));
-        outcome.exit = Exit::Failed;
+        outcome.exit = outcome.exit.or_worse(Exit::Failed);
     }
     outcome.text = text(&json, session);
     for ((tenant, timeline), backup) in &done {

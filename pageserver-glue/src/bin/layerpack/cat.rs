@@ -1,9 +1,10 @@
 //! `layerpack cat`.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde::Serialize;
-use sync_engine::{Error, read_layer};
+use sync_engine::{Error, TimelineReader};
 
 use crate::args::Cat;
 use crate::exit::Failure;
@@ -31,10 +32,11 @@ pub(crate) async fn run(session: &Session, arguments: &Cat) -> Result<Outcome, F
         name: layer.clone(),
     })?;
     let end = length.map_or(u64::MAX, |length| offset.saturating_add(length)).min(entry.raw.size);
+    let reader = TimelineReader::new(&store, view.clone(), Arc::default());
     let mut at = *offset;
     while at < end {
         let window = at..end.min(at.saturating_add(WINDOW_BYTES));
-        let bytes = read_layer(&store, &view.keys, &view.state, layer, window.clone()).await?;
+        let bytes = reader.read_at(layer, window.clone()).await?;
         if !write_out(&bytes)? {
             break;
         }

@@ -12,6 +12,9 @@ use sync_engine::Error as EngineError;
 #[cfg(test)]
 mod tests;
 
+/// How errors of S3 name their store.
+const S3_BACKEND: &str = "s3";
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -100,6 +103,10 @@ impl Failure {
     pub(crate) fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Engine(error) | Self::Timeline(TimelineError::Engine(error)) => advice(error),
+            Self::WorkDir(error) | Self::Timeline(TimelineError::WorkDir(error)) => match error {
+                WorkDirError::Io { .. } => Some("check the path and who may use it, then run it again"),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -124,14 +131,24 @@ pub(crate) fn advice(error: &EngineError) -> Option<&'static str> {
     match error {
         EngineError::Storage(error) => match error.kind() {
             ErrorKind::NotFound => Some("the store has lost this object, restore it from another copy"),
+            ErrorKind::StorageFull => Some("make room in the store and run it again"),
+            ErrorKind::Throttled => Some("run it again when the store is less busy"),
+            // What S3 refuses comes with its cause and remedy.
+            ErrorKind::StoreMissing | ErrorKind::Unauthenticated | ErrorKind::PermissionDenied
+                if error.backend() == S3_BACKEND =>
+            {
+                None
+            }
             ErrorKind::StoreMissing => Some("check the URL"),
             ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => Some("check who may use the store"),
-            ErrorKind::StorageFull => Some("make room in the store and run it again"),
-            ErrorKind::Throttled
-            | ErrorKind::Connection
-            | ErrorKind::Timeout
-            | ErrorKind::Interrupted
-            | ErrorKind::Unexpected => Some("check the store and run it again"),
+            ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Interrupted | ErrorKind::Unexpected => {
+                Some(match error.backend() {
+                    S3_BACKEND => "run it again",
+                    "localfs" => "check the store and run it again",
+                    // Of the decorators, which do not know where they are.
+                    _ => "check the endpoint, the network and the store, then run it again",
+                })
+            }
             _ => None,
         },
         EngineError::Local { .. } => Some("check the path and the room on its disk, then run it again"),
@@ -154,12 +171,14 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         }
         EngineError::TimelineNotFound { .. }
         | EngineError::TimelineDeleted { .. }
-        | EngineError::LayerNotFound { .. } => Exit::NotFound,
+        | EngineError::LayerNotFound { .. }
+        | EngineError::LayerRemoved { .. } => Exit::NotFound,
         EngineError::Fenced { .. } | EngineError::StaleGeneration { .. } => Exit::Fenced,
         EngineError::Key(_)
         | EngineError::Unstable { .. }
         | EngineError::Local { .. }
         | EngineError::LayerChanged { .. }
+        | EngineError::NameTaken { .. }
         | EngineError::EqualLayerFailed { .. }
         | EngineError::Unpackable { .. }
         | EngineError::MirrorTooMuch { .. }

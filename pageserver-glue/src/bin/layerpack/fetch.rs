@@ -6,7 +6,7 @@ use std::sync::Arc;
 use layer_archive::{LayerEntry, LayerName};
 use pageserver_glue::WorkDir;
 use serde::Serialize;
-use sync_engine::{Conflict, Error, FailedLayer, Progress, TimelineState, WriteOutcome, fetch_layer};
+use sync_engine::{Conflict, Error, FailedLayer, Progress, TimelineReader, TimelineState, WriteOutcome};
 
 use crate::args::Fetch;
 use crate::exit::{Exit, Failure, exit_of};
@@ -47,9 +47,10 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
     dir.sweep()?;
     let progress = Arc::new(Progress::default());
     let meter = session.meter("fetching into", timeline, &progress);
+    let reader = TimelineReader::new(&store, view.clone(), Arc::default());
     let mut fetched = Fetched::default();
     for entry in entries {
-        match fetch_layer(&store, &view.keys, entry, &dir, &progress).await {
+        match reader.fetch(&entry.name, &dir, &progress).await {
             Ok(outcome) => fetched.add(entry, outcome),
             Err(error) if exit_of(&error) == Exit::Unreachable => return Err(error.into()),
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pageserver_glue::{Absent, RemoteUrl};
+use pageserver_glue::{Absent, without_secrets};
 use serde::Serialize;
 use storage_api::Key;
 use sync_engine::inspect::{Inspected, Problem, Report, Subject, check, draw_bundle, inspect};
@@ -21,7 +21,7 @@ struct InspectJson {
 }
 
 pub(crate) async fn run(session: &Session, arguments: &Inspect) -> Result<Outcome, Failure> {
-    let subject = find_subject(session, &arguments.subject)?;
+    let subject = find_subject(session, &arguments.subject).await?;
     let inspected = inspect(&subject).await?;
     if let Some(path) = &arguments.svg {
         draw(&inspected, path)?;
@@ -43,22 +43,23 @@ pub(crate) async fn run(session: &Session, arguments: &Inspect) -> Result<Outcom
     Ok(outcome)
 }
 
-/// A file, or an object by its URL: the key is what begins with the last `tenants/`.
-fn find_subject(session: &Session, text: &str) -> Result<Subject, Failure> {
+/// A file, or an object by its URL: the key is what begins with the last `tenants/` of the path. What follows the `?` of
+/// an S3 URL are options of the store; in a file URL it is part of a name, and refused where that is parsed.
+async fn find_subject(session: &Session, text: &str) -> Result<Subject, Failure> {
     if !text.contains("://") {
         return Ok(Subject::File(text.into()));
     }
-    let Some((remote, key)) = text.rfind("/tenants/").map(|at| (&text[..at], &text[at + 1..])) else {
+    let (path, options) = text.split_at(text.find('?').unwrap_or(text.len()));
+    let shown = without_secrets(text);
+    let Some((store, key)) = path.rfind("/tenants/").map(|at| (&path[..at], &path[at + 1..])) else {
         return Err(Failure::Usage(format!(
-            "{text:?} is not the URL of an object: the store's URL and a key as in /tenants/T/timelines/L/log/N"
+            "{shown:?} is not the URL of an object: the store's URL and a key as in /tenants/T/timelines/L/log/N"
         )));
     };
-    let remote: RemoteUrl = remote
-        .parse()
-        .map_err(|error: pageserver_glue::InvalidRemoteUrl| Failure::Usage(error.to_string()))?;
+    let remote = session.parse_remote(&format!("{store}{options}"))?;
     let key =
-        Key::new(key).map_err(|error| Failure::Usage(format!("{text:?} is no object's URL: {error}")))?;
-    Ok(Subject::Object(session.connect(&remote, Absent::Refuse)?, key))
+        Key::new(key).map_err(|error| Failure::Usage(format!("{shown:?} is no object's URL: {error}")))?;
+    Ok(Subject::Object(session.connect(&remote, Absent::Refuse).await?, key))
 }
 
 fn draw(inspected: &Inspected, path: &Path) -> Result<(), Failure> {

@@ -4,7 +4,9 @@
 mod args;
 mod backup;
 mod cat;
+mod config;
 mod damage;
+mod dry_run;
 mod exit;
 mod fetch;
 mod inspect;
@@ -23,7 +25,10 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Arguments, Command, Global};
 use crate::exit::{Exit, Failure};
@@ -62,7 +67,7 @@ fn run() -> Exit {
 }
 
 async fn execute(arguments: &Arguments, style: Style) -> Result<Outcome, Failure> {
-    let session = Session::new(&arguments.global, style)?;
+    let session = Session::new(arguments, style)?;
     match &arguments.command {
         Command::Backup(backup) => backup::run(&session, backup).await,
         Command::Restore(restore) => restore::run(&session, restore).await,
@@ -123,5 +128,22 @@ fn start_log(global: &Global) {
         (_, 2) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false).init();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // A second log in one process is a bug that a log cannot tell.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(logged(level))).try_init();
+}
+
+/// What is logged: this project's own crates, at most at `level`, whatever the environment says. Others may log secrets:
+/// the AWS SDK's `trace` has the headers of requests and what their signatures are made of.
+fn logged(level: LevelFilter) -> Targets {
+    let ours = [
+        "layerpack",
+        "layer_archive",
+        "pageserver_glue",
+        "storage_api",
+        "storage_localfs",
+        "storage_s3",
+        "sync_engine",
+    ];
+    ours.into_iter().fold(Targets::new(), |targets, name| targets.with_target(name, level))
 }

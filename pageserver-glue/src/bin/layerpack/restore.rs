@@ -1,14 +1,16 @@
 //! `layerpack restore`.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use layer_archive::{TenantId, TimelineId};
-use pageserver_glue::{TimelineRestore, WorkDir, restore_timeline};
+use pageserver_glue::{TimelineRestore, WorkDir, WorkDirError, restore_timeline};
 use serde::Serialize;
 use sync_engine::{CatalogEntry, Error, MetadataOutcome, Progress, RestoreReport, Store, TimelineView};
 
 use crate::args::Restore;
+use crate::dry_run::DryRun;
 use crate::exit::{Exit, Failure};
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
 use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line, printable};
@@ -56,6 +58,9 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
     if timelines.is_empty() {
         return Err(Failure::EmptyStore { url: store.url().to_owned() });
     }
+    if arguments.dry_run {
+        return dry_run(session, &store, &workdir, timelines).await;
+    }
     let workdir = WorkDir::create(workdir)?;
     let asked_for = arguments.selection.timeline.is_some();
     let alone = timelines.len() == 1;
@@ -70,6 +75,30 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
         }
     }
     Ok(report(session, &done))
+}
+
+/// Says what a restore would do.
+async fn dry_run(
+    session: &Session,
+    store: &Store,
+    workdir: &Path,
+    timelines: Vec<CatalogEntry>,
+) -> Result<Outcome, Failure> {
+    let workdir = match WorkDir::open(workdir) {
+        Ok(workdir) => Some(workdir),
+        // A restore would make it.
+        Err(WorkDirError::NotAWorkDir(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let alone = timelines.len() == 1;
+    let mut run = DryRun::of_restore(session);
+    for entry in timelines {
+        match run.restore(store, workdir.as_ref(), entry).await {
+            Err(Failure::Engine(Error::TimelineDeleted { .. })) if !alone => {}
+            planned => planned?,
+        }
+    }
+    Ok(run.finish())
 }
 
 async fn restore_one(

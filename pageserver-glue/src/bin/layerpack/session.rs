@@ -1,41 +1,46 @@
 //! What the commands share: settings, the opened store and the counts of its requests.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use layer_archive::{TimelineId, WriterInfo};
-use pageserver_glue::{Absent, RemoteUrl, TimelineError};
-use serde::{Deserialize, Serialize};
-use storage_api::{Clock, Metered, Metrics, RequestCounts, SystemClock};
+use pageserver_glue::{Absent, Access, InvalidRemoteUrl, RemoteUrl, TimelineError};
+use serde::Serialize;
+use storage_api::{Clock, Metrics, ObjectStore, RequestCounts, RetryPolicy, SystemClock};
 use sync_engine::{Catalog, CatalogEntry, Created, Error, PackOptions, Progress, Store, WriterOptions};
 
-use crate::args::{Global, OneTimeline, RemoteArg, Selection, WorkdirArg};
+use crate::args::{Arguments, OneTimeline, RemoteArg, Selection, WorkdirArg};
+use crate::config::Config;
 use crate::exit::Failure;
 use crate::output::{Style, explain_failure, human_bytes};
 use crate::progress::Meter;
 
-/// The configuration file, every key of which an option may override.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Config {
-    remote: Option<String>,
-    workdir: Option<PathBuf>,
-    bundle_bytes_target: Option<u64>,
-    create_store: Option<bool>,
-}
-
 /// Bundle sizes that make sense: a frame at least, and what memory holds a few of.
 const BUNDLE_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
 
+/// Parts in flight that make sense: each is in memory.
+const PARTS_IN_FLIGHT: std::ops::RangeInclusive<usize> = 1..=16;
+
 /// How long nobody has written to what is swept: no writer that is alive pauses for so long.
 const STALE: Duration = Duration::from_secs(3600);
+
+/// Requests to an object store in flight, if the configuration says nothing.
+const REQUESTS_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(100).unwrap();
+
+/// For how long a request is tried again, if nobody says anything.
+const RETRY_FOR: Duration = Duration::from_secs(300);
+
+/// For how long a store that has never answered is asked: a command has failed within 10 s, on a busy machine too.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// One run of the program.
 #[derive(Debug)]
 pub(crate) struct Session {
     config: Config,
     style: Style,
+    retry_for: Duration,
     clock: Arc<dyn Clock>,
     started: SystemTime,
     metrics: Arc<Metrics>,
@@ -62,22 +67,26 @@ struct Requests {
 }
 
 impl Session {
-    /// Reads the configuration that `global` names.
-    pub(crate) fn new(global: &Global, style: Style) -> Result<Self, Failure> {
-        let config = global.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+    /// Reads the configuration that `arguments` name.
+    pub(crate) fn new(arguments: &Arguments, style: Style) -> Result<Self, Failure> {
+        let config = arguments.global.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let retry_for = arguments.command.retry_for().or(config.s3.retry_for).unwrap_or(RETRY_FOR);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        Ok(Self { config, style, started: clock.now(), clock, metrics: Arc::default() })
+        Ok(Self { config, style, retry_for, started: clock.now(), clock, metrics: Arc::default() })
     }
 
     /// The remote that the command line or the configuration names.
     fn remote(&self, argument: &RemoteArg) -> Result<RemoteUrl, Failure> {
-        match (&argument.remote, &self.config.remote) {
-            (Some(remote), _) => Ok(remote.clone()),
-            (None, Some(text)) => text
-                .parse()
-                .map_err(|error: pageserver_glue::InvalidRemoteUrl| Failure::Usage(error.to_string())),
-            (None, None) => Err(Failure::Usage("no remote: name it with --remote URL".into())),
+        match argument.remote.as_ref().or(self.config.remote.as_ref()) {
+            Some(text) => self.parse_remote(text),
+            None => Err(Failure::Usage("no remote: name it with --remote URL".into())),
         }
+    }
+
+    /// The remote at the URL `text`, with what the configuration says of remotes of its kind.
+    pub(crate) fn parse_remote(&self, text: &str) -> Result<RemoteUrl, Failure> {
+        RemoteUrl::with_defaults(text, &self.config.s3.options)
+            .map_err(|error: InvalidRemoteUrl| Failure::Usage(error.to_string()))
     }
 
     /// The work directory that the command line or the configuration names.
@@ -89,7 +98,7 @@ impl Session {
     /// Opens the store, with one request.
     pub(crate) async fn open(&self, argument: &RemoteArg) -> Result<Store, Failure> {
         let remote = self.remote(argument)?;
-        let objects = self.connect(&remote, Absent::Refuse)?;
+        let objects = self.connect(&remote, Absent::Refuse).await?;
         Ok(Store::open(objects, remote.as_str()).await?)
     }
 
@@ -99,7 +108,7 @@ impl Session {
             return Ok((self.open(argument).await?, Created::No));
         }
         let remote = self.remote(argument)?;
-        let objects = self.connect(&remote, Absent::Create)?;
+        let objects = self.connect(&remote, Absent::Create).await?;
         Ok(Store::open_or_create(objects, remote.as_str()).await?)
     }
 
@@ -132,14 +141,19 @@ impl Session {
         Ok(())
     }
 
-    /// The metered object store at `remote`.
-    pub(crate) fn connect(
+    /// The object store at `remote`, every request of which is counted.
+    pub(crate) async fn connect(
         &self,
         remote: &RemoteUrl,
         absent: Absent,
-    ) -> Result<Arc<dyn storage_api::ObjectStore>, Failure> {
-        let objects = remote.connect(absent)?;
-        Ok(Arc::new(Metered::with_metrics(objects, Arc::clone(&self.metrics))))
+    ) -> Result<Arc<dyn ObjectStore>, Failure> {
+        let access = Access {
+            requests_in_flight: self.config.s3.requests_in_flight.unwrap_or(REQUESTS_IN_FLIGHT),
+            retry: RetryPolicy { first_answer_max: FIRST_ANSWER_MAX, ..RetryPolicy::lasting(self.retry_for) },
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        };
+        Ok(remote.open(absent, &access).await?)
     }
 
     /// The timelines of the store that `selection` selects. One that was asked for and is not there is an error.
@@ -179,6 +193,13 @@ impl Session {
                 return Err(Failure::Usage(format!("bundle_bytes_target is {target}: {min} to {max} work")));
             }
             options.bundle_bytes_target = target;
+        }
+        if let Some(parts) = self.config.parts_in_flight {
+            if !PARTS_IN_FLIGHT.contains(&parts) {
+                let (min, max) = (PARTS_IN_FLIGHT.start(), PARTS_IN_FLIGHT.end());
+                return Err(Failure::Usage(format!("parts_in_flight is {parts}: {min} to {max} work")));
+            }
+            options.parts_in_flight = parts;
         }
         Ok(options)
     }
@@ -233,10 +254,4 @@ pub(crate) fn concerns_one_timeline(failure: &Failure) -> bool {
             )
         }
     }
-}
-
-fn read_config(path: &Path) -> Result<Config, Failure> {
-    let failed = |source| Failure::Config { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.into()))?;
-    toml::from_str(&text).map_err(|error| failed(error.into()))
 }

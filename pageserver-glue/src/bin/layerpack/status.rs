@@ -62,12 +62,14 @@ struct WriterJson {
 #[derive(Debug, Default, Serialize)]
 struct LocalJson {
     layers: usize,
+    /// Raw bytes of the layers that are not in the store: what would be lost with the work directory.
+    lag_bytes: u64,
     not_in_store: Vec<String>,
     not_in_workdir: Vec<String>,
 }
 
-/// The layers of a work directory's timelines.
-type Local = BTreeMap<(TenantId, TimelineId), Vec<LayerName>>;
+/// The layers of a work directory's timelines, with their sizes.
+type Local = BTreeMap<(TenantId, TimelineId), Vec<(LayerName, u64)>>;
 
 pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome, Failure> {
     let mut local = match &arguments.workdir {
@@ -128,7 +130,8 @@ fn read_local(dir: &Path, selection: &Selection) -> Result<Local, WorkDirError> 
                 continue;
             }
             let layers = workdir.scan(&tenant, &timeline)?.layers;
-            local.insert((tenant.clone(), timeline), layers.into_iter().map(|layer| layer.name).collect());
+            let layers = layers.into_iter().map(|layer| (layer.name, layer.size));
+            local.insert((tenant.clone(), timeline), layers.collect());
         }
     }
     Ok(local)
@@ -138,7 +141,7 @@ fn read_local(dir: &Path, selection: &Selection) -> Result<Local, WorkDirError> 
 async fn read_timeline(
     store: &Store,
     entry: CatalogEntry,
-    local: Option<Vec<LayerName>>,
+    local: Option<Vec<(LayerName, u64)>>,
 ) -> Result<(TimelineJson, Vec<Finding>), Failure> {
     let view = TimelineView::open(store, &entry.tenant, &entry.timeline, entry.listing).await?;
     let listing = match view.listing.whole {
@@ -182,14 +185,15 @@ async fn read_timeline(
     Ok((json, view.damage))
 }
 
-fn compare(view: &TimelineView, local: &[LayerName]) -> LocalJson {
+fn compare(view: &TimelineView, local: &[(LayerName, u64)]) -> LocalJson {
     let stored = view.state.layers();
-    let names = |name: &LayerName| name.to_string();
-    let here: std::collections::BTreeSet<&LayerName> = local.iter().collect();
+    let here: std::collections::BTreeSet<&LayerName> = local.iter().map(|(name, _)| name).collect();
+    let lag = || local.iter().filter(|(name, _)| !stored.contains_key(name));
     LocalJson {
         layers: local.len(),
-        not_in_store: local.iter().filter(|name| !stored.contains_key(*name)).map(names).collect(),
-        not_in_workdir: stored.keys().filter(|name| !here.contains(name)).map(names).collect(),
+        lag_bytes: lag().map(|(_, size)| size).sum(),
+        not_in_store: lag().map(|(name, _)| name.to_string()).collect(),
+        not_in_workdir: stored.keys().filter(|name| !here.contains(name)).map(ToString::to_string).collect(),
     }
 }
 
@@ -244,8 +248,9 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
         let _ = writeln!(text, "  ancestor  {ancestor}");
     }
     let _ = writeln!(text, "  writer    {} (pid {pid} on {}) at {time}", printable(program), printable(host));
-    if let Some(LocalJson { layers, not_in_store, not_in_workdir }) = &timeline.local {
-        let _ = writeln!(text, "  workdir   {layers} layers");
+    if let Some(LocalJson { layers, lag_bytes, not_in_store, not_in_workdir }) = &timeline.local {
+        let (behind, lag) = (not_in_store.len(), human_bytes(*lag_bytes));
+        let _ = writeln!(text, "  workdir   {layers} layers; the store is {behind} of them behind, {lag}");
         for (label, names) in
             [("not in the store", not_in_store), ("not in the work directory", not_in_workdir)]
         {

@@ -35,6 +35,7 @@ pub(crate) struct FaultyStore {
     on_part: Mutex<OnPart>,
     on_get: Mutex<OnGet>,
     completion_answers_lost: Mutex<usize>,
+    put_answer_lost_after: Mutex<Option<usize>>,
     faults: Mutex<VecDeque<PutFault>>,
     gone: Mutex<bool>,
     ignores_create: Mutex<bool>,
@@ -53,6 +54,7 @@ impl FaultyStore {
             on_part: Mutex::new(Box::new(|_| Ok(()))),
             on_get: Mutex::new(Box::new(|_| false)),
             completion_answers_lost: Mutex::default(),
+            put_answer_lost_after: Mutex::default(),
             faults: Mutex::default(),
             gone: Mutex::default(),
             ignores_create: Mutex::default(),
@@ -72,6 +74,11 @@ impl FaultyStore {
     /// The answers to the next `count` completions are lost.
     pub(crate) fn lose_completions(&self, count: usize) {
         *self.completion_answers_lost.lock().unwrap() = count;
+    }
+
+    /// The answer to the put after `count` others, whatever its key is, is lost.
+    pub(crate) fn lose_a_put_after(&self, count: usize) {
+        *self.put_answer_lost_after.lock().unwrap() = Some(count);
     }
 
     pub(crate) fn script(&self, faults: impl IntoIterator<Item = PutFault>) {
@@ -102,6 +109,12 @@ impl ObjectStore for FaultyStore {
         let mode = if *self.ignores_create.lock().unwrap() { PutMode::Overwrite } else { mode };
         let scripted = key.as_str().contains("/log/").then(|| self.faults.lock().unwrap().pop_front());
         let operation = Operation::PutCreate;
+        let lost_after = self.put_answer_lost_after.lock().unwrap().take();
+        *self.put_answer_lost_after.lock().unwrap() = lost_after.and_then(|count| count.checked_sub(1));
+        if lost_after == Some(0) {
+            let _ = self.inner.put(key, body, mode).await;
+            return Err(Self::lost(operation, key));
+        }
         match scripted.flatten().unwrap_or(PutFault::None) {
             PutFault::None => self.inner.put(key, body, mode).await,
             PutFault::AnswerLost => {

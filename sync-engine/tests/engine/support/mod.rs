@@ -15,8 +15,8 @@ use layer_archive::{
 use storage_api::{ManualClock, MemoryStore, Metered, ObjectStore, RequestCounts};
 use sync_engine::{
     BackupOptions, BackupReport, DurableDir, Error, LocalLayer, LocalTimeline, Mirror, PackOptions, Progress,
-    RestoreReport, Store, TimelineView, WriterOptions, execute_backup, execute_restore, hash_existing,
-    plan_backup, plan_restore,
+    RestoreReport, Store, TimelineReader, TimelineView, WriterOptions, execute_backup, execute_restore,
+    hash_existing, plan_backup, plan_restore,
 };
 use tempfile::TempDir;
 
@@ -157,6 +157,11 @@ pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 pub(crate) async fn open(store: &Store) -> TimelineView {
     TimelineView::open(store, &tenant(), &timeline(), None).await.unwrap()
+}
+
+/// A reader of what `view` shows that has nothing cached.
+pub(crate) fn reader(store: &Store, view: &TimelineView) -> TimelineReader {
+    TimelineReader::new(store, view.clone(), Arc::default())
 }
 
 pub(crate) async fn backup(store: &Store, work: &WorkDir, mirror: Mirror) -> Result<BackupReport, Error> {

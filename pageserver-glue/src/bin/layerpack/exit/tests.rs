@@ -15,7 +15,7 @@ fn too_new(source: FormatError) -> Failure {
 }
 
 fn damaged(source: FormatError) -> Failure {
-    EngineError::Damaged { object: "log/1".into(), source }.into()
+    EngineError::Damaged { object: "log/1".into(), range: None, source }.into()
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn nothing_from_outside_reaches_a_terminal_raw() {
 fn failed_layers_are_one_line_a_cause() {
     let damaged = Arc::new(sync_engine::Error::Damaged {
         object: "log/2".into(),
+        range: None,
         source: layer_archive::FormatError::Magic { what: "bundle" },
     });
     let changed = Arc::new(sync_engine::Error::LayerChanged { path: "z".into() });

@@ -1,0 +1,151 @@
+//! The program killed at every change that it makes to a file system, one after the other: what it had acknowledged is
+//! there, nothing half-written is visible, and the next run ends right.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use storage_api::CRASH_AT_VARIABLE;
+
+use crate::support::{Bench, Kind, assert_same, files, layer_name, metadata, noise, put};
+
+/// A program that makes more changes than this does not end.
+const CHANGES_MAX: u64 = 2_000;
+
+/// Bundles so small that a backup has payload objects too.
+const CONFIG: &str = "bundle_bytes_target = 65536\n";
+
+const BACKUP: &str = "backup --mirror --config {config} --workdir {a} --remote {url}";
+
+/// Runs `arguments` and kills it at its change number `at`. Returns whether it came so far.
+fn is_killed(bench: &Bench, arguments: &str, at: u64) -> bool {
+    let output = bench.command(arguments).env(CRASH_AT_VARIABLE, at.to_string()).output().unwrap();
+    match output.status.signal() {
+        Some(_) => true,
+        None => {
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            false
+        }
+    }
+}
+
+/// Kills `arguments` at every change, each time after `prepare` and before `check`. Returns how many there were.
+fn kill_at_every_change(bench: &Bench, arguments: &str, prepare: impl Fn(), check: impl Fn(u64)) -> u64 {
+    for at in 1..CHANGES_MAX {
+        prepare();
+        if !is_killed(bench, arguments, at) {
+            return at - 1;
+        }
+        check(at);
+    }
+    panic!("more than {CHANGES_MAX} changes");
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    remove_tree(to);
+    fs::create_dir_all(to).unwrap();
+    for (name, bytes) in files(from) {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        put(&path, &bytes);
+    }
+}
+
+/// The files below a directory that may not be there yet.
+fn found(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    if dir.try_exists().unwrap() { files(dir) } else { BTreeMap::new() }
+}
+
+fn remove_tree(dir: &Path) {
+    if dir.try_exists().unwrap() {
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// The work directory before and after a checkpoint that adds layers, removes one and replaces the metadata.
+fn scene() -> (Bench, BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
+    let bench = Bench::with_layers(Kind::Directory, 3);
+    put(&bench.path("config"), CONFIG.as_bytes());
+    bench.run(BACKUP).expect(0);
+    copy_tree(&bench.path("store"), &bench.path("store-before"));
+    let before = files(&bench.path("a"));
+    for (number, bytes) in [(10, 60_000), (11, 70_000), (12, 300_000), (13, 10)] {
+        bench.put("a", layer_name(number), &noise(number, bytes));
+    }
+    fs::remove_file(bench.timeline_dir("a", crate::support::TIMELINE).join(layer_name(1))).unwrap();
+    bench.put("a", "metadata", &metadata(0x0160_0000));
+    let after = files(&bench.path("a"));
+    (bench, before, after)
+}
+
+/// Restores into an empty directory.
+fn restored(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+    remove_tree(&bench.path("b"));
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    files(&bench.path("b"))
+}
+
+/// What the next run must make of what a killed backup has left.
+fn assert_goes_on(bench: &Bench, after: &BTreeMap<String, Vec<u8>>) {
+    bench.run(BACKUP).expect(0);
+    bench.run("verify --deep --remote {url}").expect(0);
+    assert_same(after, &restored(bench));
+}
+
+#[test]
+fn a_backup_killed_at_any_change_loses_nothing_and_shows_nothing_half() {
+    let (bench, before, after) = scene();
+    let prepare = || copy_tree(&bench.path("store-before"), &bench.path("store"));
+    let changes = kill_at_every_change(&bench, BACKUP, prepare, |at| {
+        // What was acknowledged is there; what was not is there as a whole or not at all.
+        let there = restored(&bench);
+        assert!(there == before || there == after, "killed at change {at}: a mixture is restored");
+        assert_goes_on(&bench, &after);
+    });
+    assert!(changes > 30, "only {changes} changes");
+    println!("a backup makes {changes} changes");
+}
+
+#[test]
+fn a_backup_into_a_new_store_may_be_killed_at_any_change() {
+    let (bench, _, after) = scene();
+    let changes = kill_at_every_change(
+        &bench,
+        BACKUP,
+        || remove_tree(&bench.path("store")),
+        |_| assert_goes_on(&bench, &after),
+    );
+    assert!(changes > 40, "only {changes} changes");
+    println!("a backup into a new store makes {changes} changes");
+}
+
+#[test]
+fn a_restore_killed_at_any_change_shows_nothing_half_and_is_resumed() {
+    let (bench, _, after) = scene();
+    bench.run(BACKUP).expect(0);
+    let restore = "restore --workdir {b} --remote {url}";
+    let changes = kill_at_every_change(
+        &bench,
+        restore,
+        || remove_tree(&bench.path("b")),
+        |at| {
+            let there = found(&bench.path("b"));
+            let is_temporary = |name: &&String| name.rsplit('/').next().unwrap().starts_with(".layerpack-");
+            for name in there.keys().filter(|name| !is_temporary(name)) {
+                assert!(after.get(name) == there.get(name), "killed at change {at}: {name} is half-written");
+            }
+            // Whoever finds the metadata may rely on the layers.
+            if there.keys().any(|name| name.ends_with("/metadata")) {
+                assert!(
+                    after.keys().all(|name| there.contains_key(name)),
+                    "killed at change {at}: too early"
+                );
+            }
+            bench.run(restore).expect(0);
+            assert_same(&after, &files(&bench.path("b")));
+        },
+    );
+    assert!(changes > 30, "only {changes} changes");
+    println!("a restore makes {changes} changes");
+}
