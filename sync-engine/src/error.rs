@@ -3,8 +3,9 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use layer_archive::{FormatError, Generation, LayerName, Seq, TenantId, TimelineId, WriterInfo};
+use layer_archive::{FormatError, Generation, LayerName, Seq, TenantId, TimelineId, UnixMillis, WriterInfo};
 use storage_api::{ErrorKind, InvalidKey, Operation, StorageError};
 
 /// The result of an engine operation.
@@ -159,6 +160,21 @@ pub enum Error {
         /// Who wrote it.
         by: Box<WriterInfo>,
     },
+    /// The timeline is not released: its writer may be running. Nothing was written.
+    #[error(
+        "timeline {tenant}/{timeline} is held by {} (pid {} on {}), which wrote last at {time}: let that writer end first, or take over with --take-over if it is gone",
+        by.program, by.pid, by.host, time = utc(*time)
+    )]
+    Held {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// Who wrote last.
+        by: Box<WriterInfo>,
+        /// When.
+        time: UnixMillis,
+    },
     /// A claim with an older generation than the last claim's.
     #[error("generation {} is older than {} of the last claim: this pageserver was replaced", ours.0, last.0)]
     StaleGeneration {
@@ -289,4 +305,12 @@ impl Error {
 /// Where in an object, for a message.
 fn in_bytes(range: Option<&Range<u64>>) -> String {
     range.map(|range| format!(" in its bytes {}..{}", range.start, range.end)).unwrap_or_default()
+}
+
+/// A time as people write it: `2026-11-27T06:15:00Z`; of a time that no calendar has, the last one that it has.
+fn utc(time: UnixMillis) -> String {
+    // The end of the year 9999, beyond which the text form ends.
+    const LAST_MILLIS: u64 = 253_402_300_799_000;
+    let time = UNIX_EPOCH + Duration::from_millis(time.0.min(LAST_MILLIS));
+    humantime::format_rfc3339_seconds(time).to_string()
 }

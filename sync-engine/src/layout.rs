@@ -14,6 +14,8 @@ impl StoreLayout {
     pub const MARKER: &'static str = "layerpack.store";
     /// The object that proved create-only puts.
     pub const PROBE: &'static str = "layerpack.probe";
+    /// The object that tells the time of the store's clock.
+    pub const CLOCK: &'static str = "layerpack.clock";
     /// Above all tenants.
     pub const TENANTS: &'static str = "tenants/";
 }

@@ -11,6 +11,7 @@ mod backup;
 mod catalog;
 mod durable;
 mod error;
+pub mod gc;
 mod hash;
 pub mod inspect;
 mod layout;
@@ -21,6 +22,7 @@ mod pack;
 mod payload;
 mod progress;
 mod reader;
+mod remove;
 mod restore;
 mod state;
 mod verify;
@@ -42,6 +44,7 @@ pub use pack::PackOptions;
 pub use payload::abandoned_uploads;
 pub use progress::Progress;
 pub use reader::{OnDemandTimeline, ReadOptions, ReadPool, Residency, TimelineReader};
+pub use remove::{Removal, TakeOver, remove_layers};
 pub use restore::{
     MetadataOutcome, RestorePlan, RestoreReport, WriteOutcome, execute_restore, hash_existing, plan_restore,
 };

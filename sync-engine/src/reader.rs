@@ -17,7 +17,7 @@ pub use self::pool::{ReadOptions, ReadPool};
 use crate::durable::DurableDir;
 use crate::object::twice;
 use crate::restore::{WriteOutcome, cut_layer, stream_layer};
-use crate::{Error, Progress, Result, Store, TimelineView};
+use crate::{Error, Progress, Result, Store, TimelineState, TimelineView};
 
 /// How often a read follows a layer that gc has moved on under it.
 const MOVES_FOLLOWED_MAX: usize = 4;
@@ -136,14 +136,8 @@ impl TimelineReader {
         if !view.state.layers().contains_key(name) {
             view = self.reopen(&view).await?;
         }
-        match view.state.layers().get(name).cloned() {
-            Some(entry) => Ok(Located { view, entry, moves: 0 }),
-            None => Err(Error::LayerNotFound {
-                tenant: view.state.tenant().clone(),
-                timeline: view.state.timeline().clone(),
-                name: name.clone(),
-            }),
-        }
+        let entry = find(&view.state, name)?.clone();
+        Ok(Located { view, entry, moves: 0 })
     }
 
     /// Finds a layer again whose object has gone, which is `lost`. Where the layer is still there, the object is lost.
@@ -199,6 +193,15 @@ fn indexed<'a>(index: &'a BundleIndex, key: &Key, entry: &LayerEntry) -> Result<
     index.layers().iter().find(is_it).ok_or_else(|| {
         let why = format!("its index does not have {:?} where the timeline has it", entry.name);
         Error::damaged(key, FormatError::Malformed { what: "bundle", why })
+    })
+}
+
+/// The layer of this name.
+pub(crate) fn find<'a>(state: &'a TimelineState, name: &LayerName) -> Result<&'a LayerEntry> {
+    state.layers().get(name).ok_or_else(|| Error::LayerNotFound {
+        tenant: state.tenant().clone(),
+        timeline: state.timeline().clone(),
+        name: name.clone(),
     })
 }
 

@@ -92,7 +92,9 @@ async fn verify_view(store: &Store, view: &TimelineView, depth: VerifyDepth) -> 
     verify.manifests().await?;
     verify.claim().await?;
     let mut by_bundle: BTreeMap<BundleId, Vec<&LayerEntry>> = BTreeMap::new();
-    for layer in view.state.layers().values() {
+    // What a deleted timeline held is collected.
+    let layers = if view.state.is_deleted() { None } else { Some(view.state.layers().values()) };
+    for layer in layers.into_iter().flatten() {
         by_bundle.entry(layer.place.bundle).or_default().push(layer);
     }
     for (id, layers) in by_bundle {

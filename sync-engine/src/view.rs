@@ -1,10 +1,10 @@
 //! A timeline as it is now, read without writing anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_archive::{BundleEntry, BundleId, BundleIndex, FormatError, LayerName, Seq, TenantId, TimelineId};
-use storage_api::{ErrorKind, ObjectInfo, ObjectStore};
+use storage_api::{ErrorKind, Key, ObjectInfo, ObjectStore};
 
 use crate::catalog::TimelineListing;
 use crate::layout::TimelineKeys;
@@ -31,6 +31,8 @@ pub struct TimelineView {
     pub replayed: u64,
     /// The bytes of those records' indexes.
     pub replayed_index_bytes: u64,
+    /// The claims among those records, and the one that the manifest knows of.
+    pub claims: BTreeSet<Seq>,
     /// Damage that did not keep the state from being read.
     pub damage: Vec<Finding>,
 }
@@ -134,7 +136,9 @@ impl TimelineView {
         }
         let (state, manifest) = base;
         let (replayed, replayed_index_bytes) = (0, 0);
-        let mut view = Self { keys, state, listing, manifest, replayed, replayed_index_bytes, damage };
+        let claims = manifest.iter().map(|_| state.claim()).collect();
+        let mut view =
+            Self { keys, state, listing, manifest, replayed, replayed_index_bytes, claims, damage };
         match view.replay(objects).await {
             Ok(None) => {}
             // It may only mean that the log was collected while it was read.
@@ -186,16 +190,15 @@ impl TimelineView {
         let mut tails = stream::iter(reads).buffered(TAILS_IN_FLIGHT);
         while let Some((seq, record)) = tails.try_next().await? {
             let object = keys.record(seq)?;
-            self.state.apply(&record).map_err(|error| Error::damaged(object, error))?;
-            self.replayed += 1;
-            self.replayed_index_bytes += record.tail_len();
+            self.take(&record, object)?;
         }
         Ok(None)
     }
 
     /// Compares the bundles that hold layers with the list, where that is whole, and reports those that are lost.
     async fn find_lost_bundles(&mut self, objects: &dyn ObjectStore) -> Result<()> {
-        if !self.listing.whole {
+        // What a deleted timeline held is collected.
+        if !self.listing.whole || self.state.is_deleted() {
             return Ok(());
         }
         let mut by_bundle: BTreeMap<BundleId, Vec<LayerName>> = BTreeMap::new();
@@ -213,15 +216,21 @@ impl TimelineView {
 
     /// Takes the next record, which is known to exist, into the view.
     pub(crate) fn apply(&mut self, record: &BundleIndex) -> Result<()> {
-        let object = self.keys.record(self.state.seq().next())?;
+        self.take(record, self.keys.record(self.state.seq().next())?)
+    }
+
+    fn take(&mut self, record: &BundleIndex, object: Key) -> Result<()> {
         self.state.apply(record).map_err(|error| Error::damaged(object, error))?;
+        if self.state.claim() == self.state.seq() {
+            self.claims.insert(self.state.seq());
+        }
         self.replayed += 1;
         self.replayed_index_bytes += record.tail_len();
         Ok(())
     }
 }
 
-async fn load_manifest(
+pub(crate) async fn load_manifest(
     objects: &dyn ObjectStore,
     expected: &TimelineState,
     seq: Seq,

@@ -311,7 +311,8 @@ impl TimelineWriter {
             && self.view.replayed_index_bytes > size / MANIFEST_INDEX_DIVISOR
     }
 
-    async fn put_manifest(&mut self) -> Result<ManifestUsed> {
+    /// Writes a manifest of the state.
+    pub(crate) async fn put_manifest(&mut self) -> Result<ManifestUsed> {
         let seq = self.view.state.seq();
         let key = self.view.keys.manifest(seq)?;
         let unpackable = |error| Error::Unpackable { what: key.to_string(), source: error };

@@ -7,6 +7,7 @@ mod log;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,12 +23,14 @@ pub use self::log::{RequestKind, WireRequest};
 use self::fault::Rules;
 use self::log::Log;
 use self::socket::{Socket, Wreck};
+use self::upstream::Upstream;
 use crate::serving::Serving;
 
 /// A reverse proxy on loopback.
 ///
 /// Requests go on unchanged, `Host` included, so that their signatures stay right. Bodies are streamed. Every request
-/// goes to the upstream over a connection of its own; the client's connections stay open as it likes.
+/// goes to the upstream over a connection of its own, unless connections are [kept](Self::keeping_connections); the
+/// client's connections stay open as it likes.
 #[derive(Debug)]
 pub struct WireProxy {
     shared: Arc<Shared>,
@@ -37,8 +40,7 @@ pub struct WireProxy {
 /// What the connections of a proxy share.
 #[derive(Debug)]
 struct Shared {
-    /// `host:port`.
-    upstream: String,
+    upstream: Upstream,
     rules: Mutex<Rules>,
     log: Log,
 }
@@ -49,11 +51,24 @@ impl WireProxy {
     /// # Panics
     /// If `upstream` is no such URL, or the machine has no port or thread left.
     pub fn start(upstream: &str) -> Self {
+        Self::before(upstream, Upstream::new)
+    }
+
+    /// Starts one that uses connections to the upstream again, for measuring: a request then costs what it costs
+    /// without a proxy. One that the upstream closes meanwhile fails a request.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn keeping_connections(upstream: &str) -> Self {
+        Self::before(upstream, Upstream::kept)
+    }
+
+    fn before(upstream: &str, of: fn(&str) -> Upstream) -> Self {
         let authority = upstream.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
         let Some(authority) = authority.filter(|authority| authority.contains(':')) else {
             panic!("{upstream:?} is not http://host:port");
         };
-        let shared = Shared { upstream: authority.to_owned(), rules: Mutex::default(), log: Log::default() };
+        let shared = Shared { upstream: of(authority), rules: Mutex::default(), log: Log::default() };
         let shared = Arc::new(shared);
         let for_connections = Arc::clone(&shared);
         let serving =

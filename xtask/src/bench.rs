@@ -100,7 +100,7 @@ pub async fn run(repository: &Repository, options: &BenchOptions, progress: fn(&
         }
         comparisons.push(comparison);
     }
-    Ok(Report { image, server: place.name(), comparisons })
+    Ok(Report { image, server: place.name(), is_optimised: !cfg!(debug_assertions), comparisons })
 }
 
 /// Makes an image below `dir`.
@@ -143,7 +143,8 @@ async fn measured(
     work: impl AsyncFnOnce(Arc<dyn ObjectStore>, &str) -> Result<()>,
 ) -> Result<Measured> {
     let endpoint = remote.endpoint.as_deref();
-    let proxy = WireProxy::start(endpoint.context("the remote's URL has no endpoint to put a proxy before")?);
+    let endpoint = endpoint.context("the remote's URL has no endpoint to put a proxy before")?;
+    let proxy = WireProxy::keeping_connections(endpoint);
     if !latency.is_zero() {
         proxy.inject(Rule::new(Fault::Delay(latency)).always());
     }

@@ -349,7 +349,9 @@ impl BundleIndex {
         }
         // A product of less than 2^40 stored and 2^19 own bytes: no overflow.
         let plain: u64 = frames.iter().map(|frame| u64::from(frame.plain_len)).sum();
-        let own = BLOCK + layer.raw.size + padding_len(layer.raw.size) as u64;
+        // A long name makes a longer header; that it can be rendered was seen when the index was checked.
+        let header = member_header(&layer.name, layer.raw.size).map_or(BLOCK, |header| header.len() as u64);
+        let own = header + layer.raw.size + padding_len(layer.raw.size) as u64;
         stored * own.min(plain) / plain.max(1)
     }
 

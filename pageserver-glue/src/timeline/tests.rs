@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use layer_archive::WriterInfo;
 use storage_api::{MemoryStore, SystemClock};
+use sync_engine::gc::{GcOptions, GcPolicy, KnownRecords, execute_gc, plan_gc, survey_timeline};
 use sync_engine::{MetadataOutcome, PackOptions, WriterOptions};
 
 use super::*;
@@ -149,4 +150,32 @@ async fn what_has_the_metadata_s_name_and_is_no_file_is_not_opened() {
     let error = restore_timeline(&store, &workdir, &view, &Arc::default()).await.unwrap_err();
     assert!(matches!(error, TimelineError::Engine(sync_engine::Error::Local { .. })), "{error}");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_whose_layers_are_collected_begins_anew_on_the_newest_state() {
+    let (source, workdir) = workdir();
+    let id = ids();
+    let noise: Vec<u8> = (0..20_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let dir = workdir.timeline_dir(&id.0, &id.1);
+    put(&dir.join("removed"), &noise);
+    let store = store().await;
+    back_up(&store, &workdir, None).await.unwrap();
+    let stale = TimelineView::open(&store, &id.0, &id.1, None).await.unwrap();
+    // Between its reading and its restore the layers move, and the objects it knows are deleted.
+    let names = [LayerName::new("removed").unwrap()].into();
+    let (collected, no) = (layer_archive::RemovalReason::Collected, sync_engine::TakeOver::No);
+    sync_engine::remove_layers(&store, stale.clone(), &names, collected, no, options().writer).await.unwrap();
+    let policy = GcPolicy { retention: std::time::Duration::ZERO, ..GcPolicy::default() };
+    let survey = survey_timeline(&store, (&id.0, &id.1), None, &policy, None, KnownRecords::default());
+    let survey = survey.await.unwrap();
+    let plan = plan_gc(&survey, &policy, 1 << 20);
+    let gc = GcOptions { policy, bundle_bytes_target: 1 << 20, writer: options().writer, take_over: no };
+    assert_eq!(execute_gc(&store, survey, plan, &gc).await.unwrap().repacked.layers, 3);
+    let target = tempfile::tempdir().unwrap();
+    let workdir = WorkDir::create(target.path()).unwrap();
+    let restored = restore_timeline(&store, &workdir, &stale, &Arc::default()).await.unwrap();
+    assert!(restored.report.is_complete() && restored.seq > stale.state.seq(), "{restored:?}");
+    assert_eq!((restored.report.layers, restored.report.metadata), (3, MetadataOutcome::Written));
+    drop(source);
 }

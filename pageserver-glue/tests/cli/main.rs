@@ -19,6 +19,7 @@ mod commands;
 mod crashes;
 mod dry_run;
 mod faults;
+mod gc;
 mod round_trip;
 mod s3_errors;
 mod s3_options;

@@ -7,10 +7,7 @@ use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use storage_api::{Clock, SystemClock};
-use tokio::net::TcpStream;
 
 use super::Shared;
 use super::body::{Direction, Ending, Tamper, WireBody, full, streamed};
@@ -125,11 +122,7 @@ impl Passage {
         let (mut parts, body) = request.into_parts();
         remove_hops(&mut parts.headers);
         let request = Request::from_parts(parts, streamed(body, Direction::Up, tamper, log));
-        let stream = TcpStream::connect(&self.shared.upstream).await?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::spawn(connection);
-        sender.send_request(request).await.map_err(io::Error::other)
+        self.shared.upstream.send(request).await
     }
 
     fn log_status(&self, status: http::StatusCode) {

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream as Client;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -211,4 +212,46 @@ fn a_dropped_server_no_longer_answers() {
     assert!(Remote::of(&server).url.contains(&address));
     drop(server);
     assert!(Client::connect(&address).is_err());
+}
+
+/// An upstream that answers every request on one connection after the other, and how many connections it has seen.
+fn counting_upstream() -> (Serving, Arc<AtomicUsize>) {
+    let connections = Arc::<AtomicUsize>::default();
+    let counter = Arc::clone(&connections);
+    let serving = Serving::start("upstream", move |mut stream: TcpStream| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let mut last = [0; 4];
+            while let Ok(byte) = stream.read_u8().await {
+                last = [last[1], last[2], last[3], byte];
+                if last == *b"\r\n\r\n" {
+                    // The proxy may be gone.
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
+                }
+            }
+        }
+    });
+    (serving.unwrap(), connections)
+}
+
+#[test]
+fn kept_connections_are_used_again() {
+    let (upstream, connections) = counting_upstream();
+    let url = format!("http://{}", upstream.address());
+    let (kept, own) = (WireProxy::keeping_connections(&url), WireProxy::start(&url));
+    for _ in 0..3 {
+        let (answer, error) = ask(&kept, GET);
+        assert!(answer.ends_with(b"hello") && error.is_none(), "{error:?}");
+        // The client may have it all before the proxy knows that it has.
+        let is_idle = (0..5_000).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            kept.shared.upstream.is_idle()
+        });
+        assert!(is_idle);
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    for _ in 0..3 {
+        ask(&own, GET);
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1 + 3);
 }

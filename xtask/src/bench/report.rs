@@ -17,11 +17,17 @@ was started share this machine's cores, which weighs on many requests more than 
 latency once, whatever it asks; connecting takes none. The image is read from the page cache, and restored files are \
 synced to this machine's disk by both ways alike.";
 
+const NOT_OPTIMISED: &str = "\
+This program was built without optimisation, which weighs on many requests more than on few: for figures to be told, \
+`cargo run --release --package xtask -- bench`.";
+
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub(super) image: Image,
     pub(super) server: String,
+    /// Whether this program was built with optimisation.
+    pub(super) is_optimised: bool,
     pub(super) comparisons: Vec<Comparison>,
 }
 
@@ -118,7 +124,7 @@ pub(super) fn spread(mut values: Vec<f64>) -> Option<Spread> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { image, server, comparisons } = self;
+        let Self { image, server, comparisons, .. } = self;
         writeln!(f, "image: {} ({} files, {} bytes)", image.source, image.files, image.bytes)?;
         writeln!(f, "server: {server}")?;
         writeln!(
@@ -140,7 +146,11 @@ impl fmt::Display for Report {
                 }
             }
         }
-        write!(f, "\n{NOT_MEASURED}")
+        write!(f, "\n{NOT_MEASURED}")?;
+        match self.is_optimised {
+            true => Ok(()),
+            false => write!(f, "\n{NOT_OPTIMISED}"),
+        }
     }
 }
 

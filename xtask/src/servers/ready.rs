@@ -49,6 +49,7 @@ pub(super) async fn wait(endpoint: &str, processes: &mut [Process]) -> Result<()
 fn client(endpoint: &str) -> Client {
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .endpoint_url(endpoint)
         .region(Region::new(REGION))
         .credentials_provider(Credentials::new(READ_WRITE.id, READ_WRITE.secret, None, None, "xtask"))

@@ -21,15 +21,13 @@ struct Ports {
     grpc: u16,
 }
 
-/// What listens for gRPC also listens on a Unix socket, at a path that cannot be chosen.
-fn socket(service: &str, ports: Ports) -> PathBuf {
-    format!("/tmp/seaweedfs-{service}-grpc-{}.sock", ports.grpc).into()
-}
-
-/// The same for the HTTP of the filer and of S3, which could be elsewhere, but a path in a target folder can be too
-/// long for a socket.
-fn http_socket(service: &str, ports: Ports) -> PathBuf {
-    format!("/tmp/seaweedfs-{service}-{}.sock", ports.http).into()
+/// What listens also does so on Unix sockets, of which the paths cannot be chosen, or must be short.
+fn sockets(service: &str, Ports { http, grpc }: Ports) -> [PathBuf; 2] {
+    let dir = Path::new("/tmp");
+    [
+        dir.join(format!("seaweedfs-{service}-{http}.sock")),
+        dir.join(format!("seaweedfs-{service}-grpc-{grpc}.sock")),
+    ]
 }
 
 /// Everything in one process; and its S3 port.
@@ -38,6 +36,13 @@ pub(super) fn single(repository: &Repository, dir: &mut RunDir) -> Result<(Vec<P
     let [master, volume, filer, s3] = four(ports::free()?);
     let data = dir.subdir("data")?;
     let identities = write_identities(dir.path())?;
+    let arguments = single_arguments([master, volume, filer, s3], &data, &identities);
+    let services = [("master", master), ("volume", volume), ("filer", filer), ("s3", s3)];
+    adopt_sockets(dir, &services);
+    Ok((vec![program("seaweedfs", &weed, dir, arguments)], vec![s3.http]))
+}
+
+fn single_arguments([master, volume, filer, s3]: [Ports; 4], data: &str, identities: &str) -> Vec<String> {
     let mut arguments = on_loopback("server");
     arguments.extend([format!("-dir={data}"), "-master.telemetry=false".into(), "-volume.max=5000".into()]);
     arguments.extend(ports_of("master.", master));
@@ -48,9 +53,7 @@ pub(super) fn single(repository: &Repository, dir: &mut RunDir) -> Result<(Vec<P
     arguments.extend(ports_of("s3.", s3));
     arguments.extend(without_catalogs("s3."));
     arguments.push(format!("-s3.config={identities}"));
-    let services = [("master", master), ("volume", volume), ("filer", filer), ("s3", s3)];
-    adopt_sockets(dir, &services);
-    Ok((vec![program("seaweedfs", &weed, dir, arguments)], vec![s3.http]))
+    arguments
 }
 
 /// A master, three volume servers, a filer and two S3 gateways, with two copies of everything; and the gateways' ports.
@@ -144,8 +147,7 @@ fn address(Ports { http, grpc }: Ports) -> String {
 
 fn adopt_sockets(dir: &mut RunDir, services: &[(&str, Ports)]) {
     for (service, ports) in services {
-        dir.adopt(socket(service, *ports));
-        dir.adopt(http_socket(service, *ports));
+        sockets(service, *ports).into_iter().for_each(|socket| dir.adopt(socket));
     }
 }
 
@@ -165,4 +167,42 @@ fn identities() -> String {
         { "name": "reader", "credentials": credentials(READ_ONLY), "actions": ["Read", "List"] },
     ] });
     identities.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_is_said_and_nothing_leaves_the_machine() {
+        let arguments = single_arguments(four([1, 2, 3, 4, 5, 6, 7, 8]), "/data", "/identities.json");
+        for expected in [
+            "-ip.bind=127.0.0.1",
+            "-master.telemetry=false",
+            "-master.port.grpc=2",
+            "-volume.port=3",
+            "-filer.port.grpc=6",
+            "-s3.port=7",
+            "-s3.port.grpc=8",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.config=/identities.json",
+        ] {
+            assert!(arguments.iter().any(|argument| argument == expected), "{expected} in {arguments:?}");
+        }
+        assert_eq!(address(Ports { http: 9_333, grpc: 19_333 }), "127.0.0.1:9333.19333");
+    }
+
+    #[test]
+    fn the_writer_may_write_and_the_reader_may_not() {
+        let identities: serde_json::Value = serde_json::from_str(&identities()).unwrap();
+        let of = |name: &str| {
+            let all = identities["identities"].as_array().unwrap();
+            all.iter().find(|identity| identity["name"] == name).unwrap().clone()
+        };
+        assert_eq!(of("writer")["credentials"][0]["accessKey"], READ_WRITE.id);
+        assert!(of("writer")["actions"].as_array().unwrap().contains(&"Write".into()));
+        assert_eq!(of("reader")["credentials"][0]["secretKey"], READ_ONLY.secret);
+        assert_eq!(of("reader")["actions"], json!(["Read", "List"]));
+    }
 }

@@ -13,7 +13,7 @@ Exit codes:
     2  called wrongly
     3  damage found
     4  the tenant, timeline or layer is not in the store
-    5  another writer has taken the timeline over
+    5  another writer has taken the timeline over, or holds it
     6  the store is missing, unreachable or refuses
   130, 143  interrupted: run it again";
 
@@ -39,7 +39,7 @@ pub(crate) struct Global {
     /// Read defaults from a TOML file; options on the command line win
     ///
     /// Keys: remote, workdir, bundle_bytes_target (bytes), parts_in_flight (of a layer that is uploaded in parts),
-    /// create_store (whether `backup` creates a store where there is none, true if not said). The table [s3] takes every
+    /// create_store (whether `backup` creates a store where there is none, true if not said), retention (how long `gc` keeps the past: 7d if not said). The table `s3` takes every
     /// option of an s3:// URL, requests_in_flight and retry_for; options in the URL win. No secrets.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -74,6 +74,16 @@ pub(crate) enum Command {
     Fetch(Fetch),
     /// Write a layer, or a part of it, to stdout
     Cat(Cat),
+    /// Remove layers from a timeline
+    ///
+    /// A commit that says so: the timeline can be restored to how it was before until `gc` has deleted the bytes. All of
+    /// the layers are in the timeline, or nothing is removed.
+    Rm(Rm),
+    /// Delete what nobody needs any more, and pack what is half empty anew; a dry run without --execute
+    ///
+    /// Points in time stay restorable for the retention period, by the store's clock. On a timeline that is held by its
+    /// writer it only deletes, and leaves repacking to that writer.
+    Gc(Gc),
     /// Check that the store has what it should have
     ///
     /// Reads the manifests and compares them with the objects that are there; with --deep also reads and checks every
@@ -92,6 +102,8 @@ impl Command {
             | Self::Inspect(_)
             | Self::Fetch(_)
             | Self::Cat(_)
+            | Self::Rm(_)
+            | Self::Gc(_)
             | Self::Verify(_) => None,
         }
     }
@@ -254,6 +266,45 @@ pub(crate) struct Cat {
     /// How many bytes to write; all to the end if not said
     #[arg(long, value_name = "BYTES")]
     pub(crate) length: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct TakeOverArg {
+    /// Write although the timeline is not released; its writer is fenced if it still runs
+    #[arg(long)]
+    pub(crate) take_over: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) which: OneTimeline,
+    /// The layers, by their names in the work directory
+    #[arg(value_name = "LAYER", required_unless_present = "from_file", conflicts_with = "from_file")]
+    pub(crate) layers: Vec<layer_archive::LayerName>,
+    /// A file with the layers' names, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// How long the past stays restorable: 7d, 12h, or 0s for the newest point alone [default: 7d]
+    #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
+    pub(crate) retention: Option<Duration>,
+    /// Do it
+    #[arg(long)]
+    pub(crate) execute: bool,
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArg,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ pub(crate) struct Config {
     pub(crate) bundle_bytes_target: Option<u64>,
     pub(crate) parts_in_flight: Option<usize>,
     pub(crate) create_store: Option<bool>,
+    pub(crate) retention: Option<String>,
     #[serde(default)]
     pub(crate) s3: S3Section,
 }

@@ -173,7 +173,9 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::TimelineDeleted { .. }
         | EngineError::LayerNotFound { .. }
         | EngineError::LayerRemoved { .. } => Exit::NotFound,
-        EngineError::Fenced { .. } | EngineError::StaleGeneration { .. } => Exit::Fenced,
+        EngineError::Fenced { .. } | EngineError::Held { .. } | EngineError::StaleGeneration { .. } => {
+            Exit::Fenced
+        }
         EngineError::Key(_)
         | EngineError::Unstable { .. }
         | EngineError::Local { .. }

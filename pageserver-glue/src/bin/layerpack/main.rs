@@ -9,12 +9,14 @@ mod damage;
 mod dry_run;
 mod exit;
 mod fetch;
+mod gc;
 mod inspect;
 mod layers;
 mod ls;
 mod output;
 mod progress;
 mod restore;
+mod rm;
 mod session;
 mod status;
 mod verify;
@@ -76,6 +78,8 @@ async fn execute(arguments: &Arguments, style: Style) -> Result<Outcome, Failure
         Command::Inspect(inspect) => inspect::run(&session, inspect).await,
         Command::Fetch(fetch) => fetch::run(&session, fetch).await,
         Command::Cat(cat) => cat::run(&session, cat).await,
+        Command::Rm(rm) => rm::run(&session, rm).await,
+        Command::Gc(gc) => gc::run(&session, gc).await,
         Command::Verify(verify) => verify::run(&session, verify).await,
     }
 }

@@ -204,6 +204,22 @@ impl Session {
         Ok(options)
     }
 
+    /// How long the past is kept: as the command line says, or the configuration, or a week.
+    pub(crate) fn retention(&self, argument: Option<Duration>) -> Result<Duration, Failure> {
+        match (argument, &self.config.retention) {
+            (Some(retention), _) => Ok(retention),
+            (None, Some(text)) => humantime::parse_duration(text).map_err(|error| {
+                Failure::Usage(format!("retention is {text:?} in the configuration: {error}"))
+            }),
+            (None, None) => Ok(sync_engine::gc::GcPolicy::RETENTION),
+        }
+    }
+
+    /// What this machine's clock says.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
     /// Who writes: this process.
     pub(crate) fn writer_options(&self) -> WriterOptions {
         let writer = WriterInfo {

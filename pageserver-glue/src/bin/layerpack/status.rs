@@ -8,11 +8,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use layer_archive::{LayerName, TenantId, TimelineId, UnixMillis};
 use pageserver_glue::{WorkDir, WorkDirError};
 use serde::Serialize;
+use sync_engine::gc::{GcPlan, GcPolicy, KnownRecords, Survey, plan_gc, survey_timeline};
 use sync_engine::{CatalogEntry, Finding, Store, TimelineListing, TimelineView};
 
 use crate::args::{Selection, Status};
 use crate::exit::{Exit, Failure};
-use crate::output::{Outcome, explain_failure, human_bytes, printable};
+use crate::gc::{PointsJson as SeqsJson, SpaceJson};
+use crate::output::{Outcome, counted, explain_failure, human_bytes, printable};
 use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
@@ -38,6 +40,8 @@ struct TimelineJson {
     objects: usize,
     live_bytes: u64,
     live_ratio: f64,
+    space: SpaceJson,
+    points: Option<PointsJson>,
     disk_consistent_lsn: Option<String>,
     ancestor: Option<String>,
     epoch: u64,
@@ -48,6 +52,16 @@ struct TimelineJson {
     local: Option<LocalJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+/// The points in time that the timeline can be restored to.
+#[derive(Debug, Serialize)]
+struct PointsJson {
+    #[serde(flatten)]
+    seqs: SeqsJson,
+    /// When the oldest was stored, by the store's clock.
+    oldest_time: Option<String>,
+    newest_time: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -89,7 +103,7 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
     for entry in timelines {
         let id = (entry.tenant.clone(), entry.timeline.clone());
         let layers = local.as_mut().map(|local| local.remove(&id).unwrap_or_default());
-        match read_timeline(&store, entry, layers).await {
+        match read_timeline(session, &store, entry, layers).await {
             Ok((timeline, found)) => {
                 json.timelines.push(timeline);
                 damage.extend(found);
@@ -139,15 +153,19 @@ fn read_local(dir: &Path, selection: &Selection) -> Result<Local, WorkDirError> 
 
 /// What there is to say of a timeline, and the damage that was passed by on the way to it.
 async fn read_timeline(
+    session: &Session,
     store: &Store,
     entry: CatalogEntry,
     local: Option<Vec<(LayerName, u64)>>,
 ) -> Result<(TimelineJson, Vec<Finding>), Failure> {
-    let view = TimelineView::open(store, &entry.tenant, &entry.timeline, entry.listing).await?;
-    let listing = match view.listing.whole {
-        true => view.listing.clone(),
-        false => TimelineListing::read_whole(&**store.objects(), &view.keys).await?,
-    };
+    // What gc would say, by this machine's clock: a plan that is only shown need not ask the store's.
+    let policy = GcPolicy { retention: session.retention(None)?, ..GcPolicy::default() };
+    let (id, now) = ((&entry.tenant, &entry.timeline), Some(session.now()));
+    let survey = survey_timeline(store, id, entry.listing, &policy, now, KnownRecords::default()).await?;
+    let plan = plan_gc(&survey, &policy, session.pack_options()?.bundle_bytes_target);
+    let points = points(&survey, &plan);
+    let Survey { view, damage, .. } = survey;
+    let listing = &view.listing;
     let state = &view.state;
     let bundles = state.bundles();
     let live_bytes: u64 = bundles.iter().map(|bundle| bundle.live_bytes).sum();
@@ -168,6 +186,8 @@ async fn read_timeline(
         objects: objects().count(),
         live_bytes,
         live_ratio: ratio(live_bytes, bundle_bytes),
+        space: plan.space.into(),
+        points,
         disk_consistent_lsn: state.disk_consistent_lsn().map(|lsn| lsn.to_string()),
         ancestor: state.ancestor().map(|ancestor| format!("{}@{}", ancestor.timeline, ancestor.lsn)),
         epoch: state.epoch().0,
@@ -182,7 +202,22 @@ async fn read_timeline(
         local: local.map(|local| compare(&view, &local)),
         error: None,
     };
-    Ok((json, view.damage))
+    Ok((json, damage))
+}
+
+fn points(survey: &Survey, plan: &GcPlan) -> Option<PointsJson> {
+    let points = plan.points?;
+    let TimelineListing { records, manifests, .. } = &survey.view.listing;
+    let stored = |seq| records.get(&seq).or_else(|| manifests.get(&seq)).map(|object| object.last_modified);
+    let time = |seq| {
+        let since = stored(seq)?.duration_since(UNIX_EPOCH).ok()?;
+        Some(rfc3339(UnixMillis(u64::try_from(since.as_millis()).ok()?)))
+    };
+    Some(PointsJson {
+        oldest_time: time(points.oldest),
+        newest_time: time(points.newest),
+        seqs: points.into(),
+    })
 }
 
 fn compare(view: &TimelineView, local: &[(LayerName, u64)]) -> LocalJson {
@@ -225,6 +260,32 @@ fn text(json: &StatusJson) -> String {
     text
 }
 
+/// What is dead and why it is there still, and which points in time there are.
+fn write_space(text: &mut String, timeline: &TimelineJson) {
+    let SpaceJson { held_bytes, beside_live_bytes, doomed_bytes, orphans, orphan_bytes, .. } =
+        &timeline.space;
+    let dead = human_bytes(held_bytes + doomed_bytes + beside_live_bytes);
+    let (held, doomed, orphan) =
+        (human_bytes(*held_bytes), human_bytes(*doomed_bytes), human_bytes(*orphan_bytes));
+    let _ = writeln!(
+        text,
+        "  dead      {dead}: {held} held by retention, {doomed} that gc deletes, the rest beside live layers"
+    );
+    if *orphans > 0 {
+        let _ = writeln!(text, "  orphans   {}, {orphan}", counted(*orphans, "object"));
+    }
+    if let Some(PointsJson { seqs, oldest_time, newest_time }) = &timeline.points {
+        let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "unknown".into());
+        let (oldest, newest) = (time(oldest_time), time(newest_time));
+        let points = counted(usize::try_from(seqs.count).unwrap_or(usize::MAX), "point");
+        let _ = writeln!(
+            text,
+            "  past      {points} in time, records {} ({oldest}) to {} ({newest})",
+            seqs.oldest, seqs.newest
+        );
+    }
+}
+
 fn write_timeline(text: &mut String, timeline: &TimelineJson) {
     let TimelineJson { tenant, timeline: id, layers, raw_bytes, stored_bytes, objects, .. } = timeline;
     let held = match (timeline.deleted, timeline.released) {
@@ -240,6 +301,7 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
     let _ = writeln!(text, "\n{tenant}/{id}");
     let _ = writeln!(text, "  layers    {layers}, {raw} raw");
     let _ = writeln!(text, "  stored    {stored} in {objects} objects, {live:.0} % of the bundles live");
+    write_space(text, timeline);
     let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}", timeline.seq);
     if let Some(lsn) = &timeline.disk_consistent_lsn {
         let _ = writeln!(text, "  durable   up to LSN {lsn}, by its metadata");
