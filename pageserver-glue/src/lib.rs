@@ -5,11 +5,13 @@
 //! - [`ParsedMetadata`] reads the `metadata` file;
 //! - [`WorkDir`] lists tenants and timelines and [scans](WorkDir::scan) one timeline;
 //! - [`backup_timeline`] and [`restore_timeline`] are the engine's backup and restore of a work directory;
+//! - [`Service`] is the background service that a pageserver links;
 //! - [`RemoteUrl`] is the way from a URL to a store.
 
 mod layer_name;
 mod metadata;
 mod remote;
+mod service;
 mod timeline;
 mod workdir;
 
@@ -19,6 +21,10 @@ pub use layer_name::{
 };
 pub use metadata::{METADATA_BYTES, MetadataError, MetadataForm, ParsedMetadata};
 pub use remote::{Absent, Access, InvalidRemoteUrl, RemoteError, RemoteUrl, without_secrets};
+pub use service::{
+    AttachedTimeline, CheckpointError, Service, ServiceConfig, ServiceError, ServiceMetrics, TimelineMetrics,
+    WaitError,
+};
 pub use timeline::{
     BackupChoices, TimelineBackup, TimelineError, TimelinePlan, TimelineRestore, backup_timeline,
     local_timeline, plan_timeline_backup, plan_timeline_restore, restore_timeline,

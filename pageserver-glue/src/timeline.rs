@@ -12,7 +12,7 @@ use sync_engine::{
     hash_existing, plan_backup, plan_restore,
 };
 
-use crate::{DirEntries, LayerKind, Skipped, TimelineScan, WorkDir, WorkDirError};
+use crate::{DirEntries, LayerKind, ParsedLayerName, Skipped, TimelineScan, WorkDir, WorkDirError};
 
 #[cfg(test)]
 mod tests;
@@ -55,20 +55,10 @@ pub struct TimelineRestore {
 /// The layers and the metadata of a scan, as the engine takes them. What the names and the metadata say goes along.
 pub fn local_timeline(scan: TimelineScan) -> LocalTimeline {
     let parsed = scan.metadata.as_ref().and_then(|file| file.parsed.clone().ok());
-    let layers = scan.layers.into_iter().map(|layer| {
-        let parsed = layer.parsed.ok();
-        let level = match parsed.map(|name| name.kind()) {
-            Some(LayerKind::Delta) => Level::DELTA,
-            Some(LayerKind::Image) | None => Level::IMAGE,
-        };
-        sync_engine::LocalLayer {
-            name: layer.name,
-            path: layer.path,
-            raw_size: layer.size,
-            lsn_range: parsed.map(|name| name.lsn_range()),
-            level,
-        }
-    });
+    let layers = scan
+        .layers
+        .into_iter()
+        .map(|layer| layer_as_named(layer.name, layer.path, layer.size, layer.parsed.ok()));
     LocalTimeline {
         is_partial: scan.skipped.iter().any(|skipped| skipped.may_be_a_layer),
         present: scan.present,
@@ -90,6 +80,21 @@ pub struct TimelinePlan {
     pub skipped: Vec<Skipped>,
     /// What is backed up although it is not understood, a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// A layer as the engine takes it, with what its name says.
+pub(crate) fn layer_as_named(
+    name: LayerName,
+    path: PathBuf,
+    raw_size: u64,
+    parsed: Option<ParsedLayerName>,
+) -> sync_engine::LocalLayer {
+    let level = match parsed.map(|name| name.kind()) {
+        Some(LayerKind::Delta) => Level::DELTA,
+        Some(LayerKind::Image) | None => Level::IMAGE,
+    };
+    let lsn_range = parsed.map(|name| name.lsn_range());
+    sync_engine::LocalLayer { name, path, raw_size, lsn_range, level }
 }
 
 /// Backs a timeline of `workdir` up: what the store does not have of it. `listing` is what is already known of its

@@ -1,7 +1,5 @@
 //! Backup: what of a work directory is not in the store yet, and putting it there.
 
-mod packing;
-
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -10,12 +8,17 @@ use layer_archive::{
     TimelineMetadata, limits,
 };
 
-use self::packing::Packing;
-use crate::hash::hash_files;
+use crate::budget::Budget;
+use crate::hash::hash_files_with;
+use crate::pack::PackInput;
+use crate::upload::{LastBundle, Upload, UploadOptions, Uploaded};
 use crate::{
-    Draft, Error, Finding, LocalLayer, LocalTimeline, PackOptions, Progress, Result, Store, TimelineState,
-    TimelineView, TimelineWriter, WriterOptions,
+    Draft, Error, Finding, HashCache, LocalLayer, LocalTimeline, PackOptions, Progress, Result, Store,
+    TimelineState, TimelineView, TimelineWriter, WriterOptions,
 };
+
+/// Bytes that a backup may have built and in flight.
+pub(crate) const UPLOAD_BYTES_MAX: u64 = 96 << 20;
 
 /// What becomes of layers that are in the store and not in the work directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,6 +157,17 @@ pub async fn plan_backup(
     mirror: Mirror,
     progress: &Arc<Progress>,
 ) -> Result<BackupPlan> {
+    plan_backup_with(state, local, mirror, progress, None).await
+}
+
+/// [`plan_backup`] with the digests that are known of files already.
+pub(crate) async fn plan_backup_with(
+    state: &TimelineState,
+    local: LocalTimeline,
+    mirror: Mirror,
+    progress: &Arc<Progress>,
+    known: Option<&Arc<HashCache>>,
+) -> Result<BackupPlan> {
     let mut plan = BackupPlan { is_partial: local.is_partial, mirror, ..BackupPlan::default() };
     if let (Some(here), Some(stored)) = (local.disk_consistent_lsn, state.disk_consistent_lsn())
         && here < stored
@@ -169,8 +183,8 @@ pub async fn plan_backup(
     };
     let (hashed, unhashed): (Vec<_>, Vec<_>) = local.layers.into_iter().partition(needs_hash);
     progress.expect(hashed.iter().map(|layer| layer.raw_size).sum());
-    let digests =
-        hash_files(hashed.iter().map(|layer| layer.path.clone()).collect(), Arc::clone(progress)).await;
+    let paths = hashed.iter().map(|layer| layer.path.clone()).collect();
+    let digests = hash_files_with(paths, Arc::clone(progress), known.cloned()).await;
     let mut names = local.present.clone();
     let digests = digests.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     for (layer, digest) in hashed.into_iter().chain(unhashed).zip(digests) {
@@ -271,27 +285,34 @@ pub async fn execute_backup(
         return Ok(report);
     }
     let planned_at = view.state.seq();
-    let mut packing = Packing::start(store, &plan, &options).await;
-    if packing.is_empty() && plan.without_layers(&packing.failed).is_empty() {
-        report.end(&plan, packing.finish().await?);
+    let upload_options = UploadOptions {
+        pack: options.pack,
+        budget: Budget::new(UPLOAD_BYTES_MAX),
+        progress: Arc::clone(&options.progress),
+    };
+    let mut upload = Upload::start(store, plan.inputs(), upload_options.clone()).await?;
+    if upload.is_empty() && plan.without_layers(upload.failed()).is_empty() {
+        report.end(&plan, upload.failed().to_vec());
         return Ok(report);
     }
     let mut writer = TimelineWriter::claim(store, view, options.writer.clone()).await?;
     let mut plan = plan;
     if writer.view().state.seq() != planned_at.next() {
-        drop(packing);
+        drop(upload);
         let again = plan_backup(&writer.view().state, plan.local, plan.mirror, &options.progress).await;
         plan = match again {
             Ok(plan) => plan,
             Err(error) => return Err(writer.release_after(error).await),
         };
         report = BackupReport::of(writer.view(), &plan);
-        packing = Packing::start(store, &plan, &options).await;
+        upload = Upload::start(store, plan.inputs(), upload_options).await?;
     }
     // Under the claim nothing is planned again. Of a hundred thousand layers this is a third of the memory.
     (plan.local, plan.add) = (LocalTimeline::default(), Vec::new());
     let mut draft = Draft { ancestor: plan.ancestor.clone(), released: true, ..Draft::default() };
-    let (bundle, failed) = packing.upload(&mut writer, &mut draft, &mut report).await?;
+    let Uploaded { bundle, room: _room, failed } =
+        upload.upload(&mut writer, &mut draft, LastBundle::InRecord).await?;
+    report.count_payloads(&draft);
     report.end(&plan, failed);
     if !report.metadata_held_back {
         draft.metadata = plan.metadata;
@@ -313,6 +334,14 @@ pub async fn execute_backup(
 }
 
 impl BackupPlan {
+    fn inputs(&self) -> Vec<PackInput> {
+        let input = |(layer, digest): &(LocalLayer, Option<RawDigest>)| PackInput {
+            layer: layer.clone(),
+            digest: *digest,
+        };
+        self.add.iter().map(input).collect()
+    }
+
     /// What is left of the plan where none of its layers could be packed.
     fn without_layers(&self, failed: &[FailedLayer]) -> Self {
         let failed = self.failed.iter().chain(failed).cloned().collect();
@@ -345,12 +374,18 @@ impl BackupReport {
         self.removals_held_back = if whole { 0 } else { plan.remove.len() };
     }
 
+    fn count_payloads(&mut self, draft: &Draft) {
+        self.bundles += draft.payloads.len();
+        let stored_bytes = draft.payloads.iter().map(|payload| payload.stored_bytes).sum();
+        self.count(stored_bytes, &draft.added);
+    }
+
     fn count_bundle(&mut self, index: &BundleIndex) {
+        self.bundles += usize::from(!index.layers().is_empty());
         self.count(index.object_len(), &index.entries(index.origin().bundle));
     }
 
     fn count(&mut self, stored_bytes: u64, layers: &[LayerEntry]) {
-        self.bundles += usize::from(!layers.is_empty());
         self.layers += layers.len();
         self.raw_bytes += layers.iter().map(|layer| layer.raw.size).sum::<u64>();
         self.stored_bytes += stored_bytes;

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use layer_archive::{FormatError, Generation, LayerName, Seq, TenantId, TimelineId, UnixMillis, WriterInfo};
+use layer_archive::{
+    FormatError, Generation, LayerName, Lsn, Seq, TenantId, TimelineId, UnixMillis, WriterInfo,
+};
 use storage_api::{ErrorKind, InvalidKey, Operation, StorageError};
 
 /// The result of an engine operation.
@@ -190,6 +192,33 @@ pub enum Error {
         key: String,
         /// Why the last attempt failed.
         source: StorageError,
+    },
+    /// A record was to be appended while it is not known what became of the one before.
+    #[error("record {key} must be settled before the next one is appended: resume it")]
+    RecordPending {
+        /// The key of the one before.
+        key: String,
+    },
+    /// A layer was handed over under a name that the store has with other contents. Neither is overwritten.
+    #[error("layer {name} is in the store with other contents: rename or remove one of the two")]
+    Conflict {
+        /// The layer.
+        name: LayerName,
+    },
+    /// What was handed over is older than what the store has.
+    #[error(
+        "the metadata handed over is at LSN {}, that of {tenant}/{timeline} in the store at {stored}: nothing is turned back; check that this is the newest copy of the timeline",
+        local.map_or_else(|| "unknown".into(), |lsn| lsn.to_string())
+    )]
+    MetadataOlder {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The LSN that was handed over; nothing where it says none.
+        local: Option<Lsn>,
+        /// The LSN in the store.
+        stored: Lsn,
     },
     /// A file or directory of this machine failed.
     #[error("cannot {doing} {}", path.display())]

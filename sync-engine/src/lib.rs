@@ -8,6 +8,7 @@
 //! what is in them.
 
 mod backup;
+mod budget;
 mod catalog;
 mod durable;
 mod error;
@@ -24,7 +25,10 @@ mod progress;
 mod reader;
 mod remove;
 mod restore;
+pub mod rules;
+pub mod service;
 mod state;
+mod upload;
 mod verify;
 mod view;
 mod writer;
@@ -36,7 +40,7 @@ pub use backup::{
 pub use catalog::{Catalog, CatalogEntry, TimelineListing};
 pub use durable::{DurableDir, Published};
 pub use error::{Error, Result};
-pub use hash::hash_files;
+pub use hash::{HashCache, hash_files};
 pub use layout::{ObjectName, StoreLayout, TimelineKeys};
 pub use local::{LocalLayer, LocalTimeline};
 pub use marker::{Created, Store, StoreMarker};
@@ -48,6 +52,7 @@ pub use remove::{Removal, TakeOver, remove_layers};
 pub use restore::{
     MetadataOutcome, RestorePlan, RestoreReport, WriteOutcome, execute_restore, hash_existing, plan_restore,
 };
+pub use service::{TimelineHandle, UploadService};
 pub use state::TimelineState;
 pub use verify::{Finding, VerifyDepth, VerifyReport, verify_timeline};
 pub use view::{ManifestUsed, TimelineView};

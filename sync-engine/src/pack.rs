@@ -54,13 +54,19 @@ pub(crate) struct PackInput {
 /// What comes out of packing.
 pub(crate) enum Packed {
     /// Frames and layers, links included, ready to be finished; or what is left of a bundle of which parts came.
-    Bundle(Box<BundleWriter>),
+    Bundle {
+        bundle: Box<BundleWriter>,
+        /// Which of the inputs are in it.
+        inputs: Vec<usize>,
+        /// Whether there is more to pack.
+        more: bool,
+    },
     /// The next bytes of a bundle that one large layer has for itself.
     Part(Vec<u8>),
     /// That layer could not be read to its end: its parts are of no use.
     PartsVoid,
     /// A layer that could not be packed; the others go on.
-    Failed { input: Box<PackInput>, error: Error },
+    Failed { input: usize, error: Error },
 }
 
 /// Frames that belong together in one bundle: a shared frame, or all slices of a large layer.
@@ -111,7 +117,8 @@ pub(crate) fn pack(
     let contents = arrange(&packables);
     let unpackable = |source| Error::Unpackable { what: "the layers".into(), source };
     let plans = plan_frames(&packables, &contents).map_err(unpackable)?;
-    let compressors = options.compressors.max(1);
+    // No more threads than there are frames: most checkpoints have one.
+    let compressors = options.compressors.min(plans.len()).max(1);
     let (jobs, job_queue) = mpsc::sync_channel::<Job>(compressors);
     let (order, pending) = mpsc::sync_channel::<Pending>(compressors * 2 + 2);
     let job_queue = Arc::new(std::sync::Mutex::new(job_queue));
@@ -161,9 +168,12 @@ fn assemble(
         }
         let Some((members, failed)) = ends else {
             let waiting: u64 = frames.iter().map(|frame| frame.stored.len() as u64).sum();
-            if (assembler.is_in_large() || waiting > options.bundle_bytes_target)
-                && assembler.push_large(std::mem::take(&mut frames), emit)? == Keep::Stopped
-            {
+            let keep = if assembler.is_in_large() || waiting > options.bundle_bytes_target {
+                assembler.push_large(std::mem::take(&mut frames), emit)?
+            } else {
+                assembler.make_room(waiting, emit)
+            };
+            if keep == Keep::Stopped {
                 return Ok(());
             }
             continue;

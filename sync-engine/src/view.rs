@@ -9,7 +9,7 @@ use storage_api::{ErrorKind, Key, ObjectInfo, ObjectStore};
 use crate::catalog::TimelineListing;
 use crate::layout::TimelineKeys;
 use crate::object::{read_manifest, read_record};
-use crate::{Error, Finding, Result, Store, TimelineState};
+use crate::{Error, Finding, Result, Store, TimelineState, rules};
 
 /// Records whose tails are read at the same time.
 const TAILS_IN_FLIGHT: usize = 100;
@@ -145,6 +145,8 @@ impl TimelineView {
             Ok(Some(gap)) if !view.moved_on(objects).await? => return Ok(Reading::Gap(gap)),
             Ok(Some(_)) => return Ok(Reading::Changed),
             Err(Error::Storage(error)) if error.is_not_found() => return Ok(Reading::Changed),
+            // So may a record of another history: a delayed claim before a record that still stands.
+            Err(Error::Damaged { .. }) if view.moved_on(objects).await? => return Ok(Reading::Changed),
             Err(error) => return Err(error),
         }
         // A claim that was delayed until gc had freed its slot looks like history to whoever reads only it.
@@ -170,18 +172,12 @@ impl TimelineView {
 
     /// Applies the listed records after the state. Returns the first one that was not listed although it must exist.
     async fn replay(&mut self, objects: &dyn ObjectStore) -> Result<Option<Seq>> {
-        let mut wanted = Vec::new();
-        let mut next = self.state.seq().next();
-        for seq in self.listing.records.range(next..).map(|(seq, _)| *seq) {
-            if seq != next {
-                return Ok(Some(next));
-            }
-            wanted.push(seq);
-            next = seq.next();
-        }
-        if self.listing.manifests.keys().next_back().is_some_and(|newest| next <= *newest) {
-            return Ok(Some(next));
-        }
+        let newest_manifest = self.listing.manifests.keys().next_back().copied();
+        let wanted =
+            match rules::to_replay(self.state.seq(), self.listing.records.keys().copied(), newest_manifest) {
+                Ok(wanted) => wanted,
+                Err(gap) => return Ok(Some(gap)),
+            };
         let keys = self.keys.clone();
         let reads = wanted.into_iter().map(|seq| {
             let key = keys.record(seq);

@@ -1,4 +1,5 @@
-//! The project's task runner: benchmark images, the benchmark, S3 servers for the tests, the checks of `tidy`, and the steps of `ci`.
+//! The project's task runner: benchmark images, the benchmark, S3 servers for the tests, the checks of `tidy`, the steps
+//! of `ci`, and the proofs of `prove`.
 //!
 //! The logic is a library so that tests and the demo make their images with the same code as the command line.
 
@@ -6,6 +7,7 @@ pub mod bench;
 pub mod ci;
 pub mod demo;
 pub mod image;
+pub mod prove;
 pub mod repository;
 pub mod servers;
 pub mod tidy;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use xtask::image::{self, DEFAULT_SIZE_SCALE, ImageOptions, Installation, NameList, Source};
 use xtask::repository::Repository;
-use xtask::{bench, ci, demo, servers, tidy};
+use xtask::{bench, ci, demo, prove, servers, tidy};
 
 /// Layerpack's task runner.
 #[derive(Debug, Parser)]
@@ -37,6 +37,11 @@ enum Task {
     Servers(servers::Task),
     /// Run every step of continuous integration.
     Ci,
+    /// Run what takes longer than continuous integration may: proofs at larger bounds, with their times.
+    Prove {
+        /// The proofs to run [default: all].
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -133,6 +138,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Task::Ci => {
             ci::run(&Repository::here())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Prove { names } => {
+            prove::run(&Repository::here(), &names, report)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -203,7 +203,10 @@ fn many_conflicts_are_a_few_lines(kind: Kind) {
 /// Root may: then it runs as nobody, who needs a copy of the program and a place for the store.
 fn backup_without_rights(bench: &Bench) -> Run {
     let program = bench.path("layerpack");
-    fs::copy(env!("CARGO_BIN_EXE_layerpack"), &program).unwrap();
+    // Copied by another process: a child that this one starts meanwhile would hold the copy open for writing, and what
+    // is being written cannot be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_layerpack")).arg(&program).status().unwrap();
+    assert!(copied.success());
     fs::create_dir(bench.path("store")).unwrap();
     let mut command = Command::new(program);
     if rustix::process::geteuid().is_root() {

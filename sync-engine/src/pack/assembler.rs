@@ -11,6 +11,8 @@ pub(super) struct Assembler<'a> {
     contents: &'a [Content],
     options: PackOptions,
     bundle: BundleWriter,
+    /// The inputs whose layers and links are in the bundle.
+    members: Vec<usize>,
     /// Whether the bundle holds the first frames of a large layer, and nothing else.
     in_large: bool,
     /// Whether parts of the bundle were handed on.
@@ -19,8 +21,8 @@ pub(super) struct Assembler<'a> {
 
 impl<'a> Assembler<'a> {
     pub(super) fn new(inputs: &'a [PackInput], contents: &'a [Content], options: PackOptions) -> Self {
-        let bundle = BundleWriter::new();
-        Self { inputs, contents, options, bundle, in_large: false, parts_taken: false }
+        let (bundle, members) = (BundleWriter::new(), Vec::new());
+        Self { inputs, contents, options, bundle, members, in_large: false, parts_taken: false }
     }
 
     /// Whether a large layer has begun and not ended.
@@ -32,7 +34,6 @@ impl<'a> Assembler<'a> {
     pub(super) fn push(&mut self, unit: Unit, emit: &mut impl FnMut(Packed) -> Keep) -> Result<Keep> {
         let Unit { frames, members, failed } = unit;
         for (input, error) in failed {
-            let input = Box::new(self.inputs[input].clone());
             if let Keep::Stopped = emit(Packed::Failed { input, error }) {
                 return Ok(Keep::Stopped);
             }
@@ -49,10 +50,12 @@ impl<'a> Assembler<'a> {
         }
         let stored: u64 = frames.iter().map(|frame| frame.stored.len() as u64).sum();
         let layers: usize = members.iter().map(|member| 1 + self.contents[member.content].links.len()).sum();
-        let full = self.bundle.stored_len() + stored > self.options.bundle_bytes_target
-            || self.bundle.layer_count() + layers > limits::BUNDLE_LAYERS_MAX
+        if self.make_room(stored, emit) == Keep::Stopped {
+            return Ok(Keep::Stopped);
+        }
+        let full = self.bundle.layer_count() + layers > limits::BUNDLE_LAYERS_MAX
             || self.bundle.frame_count() + frames.len() > limits::BUNDLE_FRAMES_MAX;
-        if full && self.close(emit) == Keep::Stopped {
+        if full && self.close(emit, true) == Keep::Stopped {
             return Ok(Keep::Stopped);
         }
         self.in_large = false;
@@ -61,15 +64,26 @@ impl<'a> Assembler<'a> {
             let input = &self.inputs[member.input];
             let packed = packed_layer(input, member.raw);
             let target = self.bundle.push_layer(packed).map_err(unpackable)?;
+            self.members.push(member.input);
             let Content { layer, links } = &self.contents[member.content];
             // All names of the content but the one it was read under, and those that failed before that.
             for &link in std::iter::once(layer).chain(links).skip_while(|name| **name != member.input).skip(1)
             {
                 let layer = &self.inputs[link].layer;
                 self.bundle.push_link(layer.name.clone(), layer.lsn_range, target);
+                self.members.push(link);
             }
         }
         Ok(Keep::Going)
+    }
+
+    /// Hands the bundle on where `stored` bytes more would be too many, so that no more than a bundle's target is held
+    /// in the bundle and in the frames that wait for the end of their layer.
+    pub(super) fn make_room(&mut self, stored: u64, emit: &mut impl FnMut(Packed) -> Keep) -> Keep {
+        if self.bundle.stored_len() + stored <= self.options.bundle_bytes_target {
+            return Keep::Going;
+        }
+        self.close(emit, true)
     }
 
     /// Adds the next frames of a layer that needs more than a bundle's target by itself. It gets a bundle of its own,
@@ -79,7 +93,7 @@ impl<'a> Assembler<'a> {
         frames: Vec<EncodedFrame>,
         emit: &mut impl FnMut(Packed) -> Keep,
     ) -> Result<Keep> {
-        if self.close(emit) == Keep::Stopped {
+        if self.close(emit, true) == Keep::Stopped {
             return Ok(Keep::Stopped);
         }
         self.in_large = true;
@@ -98,17 +112,18 @@ impl<'a> Assembler<'a> {
     }
 
     /// Hands the bundle on, unless it holds no whole layer yet.
-    fn close(&mut self, emit: &mut impl FnMut(Packed) -> Keep) -> Keep {
+    fn close(&mut self, emit: &mut impl FnMut(Packed) -> Keep, more: bool) -> Keep {
         if self.bundle.layer_count() == 0 {
             return Keep::Going;
         }
         self.parts_taken = false;
-        emit(Packed::Bundle(Box::new(std::mem::take(&mut self.bundle))))
+        let (bundle, inputs) = (std::mem::take(&mut self.bundle), std::mem::take(&mut self.members));
+        emit(Packed::Bundle { bundle: Box::new(bundle), inputs, more })
     }
 
     /// Closes the last bundle.
     pub(super) fn finish(mut self, emit: &mut impl FnMut(Packed) -> Keep) {
-        self.close(emit);
+        self.close(emit, false);
     }
 }
 

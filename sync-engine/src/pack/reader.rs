@@ -1,8 +1,7 @@
 //! The first two stages: files to plain frames, and those to encoded frames.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io::Read;
 use std::sync::{Mutex, PoisonError, mpsc};
 
 use layer_archive::{
@@ -10,7 +9,7 @@ use layer_archive::{
 };
 
 use super::{Job, Member, PackInput, Pending, contents_of};
-use crate::hash::open_regular;
+use crate::hash::{Stamp, open_regular};
 use crate::{Error, Progress, Result};
 
 /// Compresses jobs until there are no more. Every worker runs this.
@@ -43,15 +42,6 @@ struct OpenLayer<'a> {
     file: File,
     stamp: Stamp,
     hasher: RawHasher,
-}
-
-/// What changes when a file is written to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-    inode: u64,
 }
 
 impl<'a> LayerReader<'a> {
@@ -213,18 +203,6 @@ impl<'a> OpenLayer<'a> {
         } else {
             Err(Error::LayerChanged { path: path.clone() })
         }
-    }
-}
-
-impl Stamp {
-    fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-        })
     }
 }
 

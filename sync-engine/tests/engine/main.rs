@@ -8,6 +8,7 @@ mod hazards;
 mod on_demand;
 mod pages;
 mod protocol;
+mod races;
 mod retried;
 mod state_model;
 mod support;

@@ -1,0 +1,113 @@
+//! The service as a pageserver uses it: from plain threads, on a directory, with a store on the disk.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use layer_archive::{LayerName, Lsn, RemovalReason, WriterInfo};
+use storage_api::{MemoryStore, ObjectStore, SystemClock};
+use sync_engine::service::{CreateStore, Event, Observer, ServiceOptions};
+use tempfile::TempDir;
+
+use super::{CheckpointError, Service, ServiceConfig, ServiceError};
+
+const ID: &str = "1f8ae1ef8989d5601e73fd13ae3dcd26";
+const IMAGE: &str =
+    "000000000000000000000000000000000000-000000067F00000001000004DF0000000006__00000000014FED58";
+/// Long enough for a loaded machine: nothing is asserted of the time that something takes.
+const SOON: Duration = Duration::from_secs(60);
+
+fn name(name: &str) -> LayerName {
+    LayerName::new(name).unwrap()
+}
+
+fn config(objects: &Arc<dyn ObjectStore>, workdir: &Path) -> ServiceConfig {
+    let writer = WriterInfo { host: "test".into(), pid: 1, program: "pageserver".into() };
+    ServiceConfig {
+        objects: Arc::clone(objects),
+        url: "memory".into(),
+        create: CreateStore::IfMissing,
+        workdir: workdir.to_owned(),
+        hash_cache: Some(workdir.join("digests")),
+        threads: 2,
+        options: ServiceOptions::new(writer, Arc::new(SystemClock)),
+    }
+}
+
+fn put(dir: &Path, name: &str, bytes: &[u8]) {
+    let mut file = fs::File::create(dir.join(name)).unwrap();
+    std::io::Write::write_all(&mut file, bytes).unwrap();
+}
+
+#[test]
+fn a_pageserver_hands_over_waits_removes_detaches_and_finds_what_is_remote() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let workdir = TempDir::new().unwrap();
+    let dir = workdir.path().join("tenants").join(ID).join("timelines").join(ID);
+    fs::create_dir_all(&dir).unwrap();
+    put(&dir, "opaque", b"was there at the start");
+    let (tenant, timeline) = (ID.parse().unwrap(), ID.parse().unwrap());
+    let told = Arc::new(Mutex::new(0));
+    let mut config = config(&objects, workdir.path());
+    let committed = Arc::clone(&told);
+    config.options.observer = Observer::new(move |_, event| {
+        *committed.lock().unwrap() += usize::from(matches!(event, Event::Committed { .. }));
+    });
+    let service = Service::start(config).unwrap();
+    let attached = service.attach(&tenant, &timeline, None).unwrap();
+    assert!(matches!(service.attach(&tenant, &timeline, None), Err(ServiceError::Attach(_))));
+    assert_eq!(attached.wait_opened(SOON).unwrap().missing_remotely, [name("opaque")]);
+
+    put(&dir, IMAGE, &[7; 100_000]);
+    let ticket = attached.checkpoint(&[name(IMAGE)], Some(b"opaque".to_vec()), Some(Lsn(0x10))).unwrap();
+    attached.wait(ticket, SOON).unwrap();
+    attached.wait_durable(Lsn(0x10), SOON).unwrap();
+    assert_eq!(attached.remote_consistent_lsn(), Some(Lsn(0x10)));
+    let missing = attached.checkpoint(&[name("missing")], None, None).unwrap_err();
+    assert!(
+        matches!(&missing, CheckpointError::Layer { path, .. } if path.ends_with("missing")),
+        "{missing}"
+    );
+    attached.remove(&[name("opaque")], RemovalReason::Collected).unwrap();
+
+    let metrics = service.metrics().to_string();
+    let line = format!("layerpack_remote_consistent_lsn{{tenant=\"{ID}\",timeline=\"{ID}\"}} 16\n");
+    assert!(metrics.contains(&line), "{metrics}");
+    assert!(metrics.contains("layerpack_requests_total{kind=\"put\"}"), "{metrics}");
+    let report = service.detach(&tenant, &timeline, SOON).unwrap();
+    assert!(report.is_complete() && report.released, "{report:?}");
+    assert!(*told.lock().unwrap() >= 2);
+
+    // A new start in an empty directory: everything is remote.
+    fs::remove_file(dir.join(IMAGE)).unwrap();
+    fs::remove_file(dir.join("opaque")).unwrap();
+    let attached = service.attach(&tenant, &timeline, None).unwrap();
+    let reconciliation = attached.wait_opened(SOON).unwrap();
+    let remote: Vec<_> = reconciliation.remote_only.iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(remote, [IMAGE]);
+    let range = reconciliation.remote_only[0].lsn_range.unwrap();
+    assert_eq!(range.start(), Lsn(0x14F_ED58), "the name's LSN goes along");
+    let reports = service.shutdown(SOON);
+    assert!(reports.iter().all(|(_, report)| report.is_complete()), "{reports:?}");
+}
+
+#[test]
+fn a_cache_among_the_layers_and_a_directory_that_is_none_are_refused() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let workdir = TempDir::new().unwrap();
+    assert!(matches!(Service::start(config(&objects, workdir.path())), Err(ServiceError::WorkDir(_))));
+    fs::create_dir(workdir.path().join("tenants")).unwrap();
+    let inside = ServiceConfig {
+        hash_cache: Some(workdir.path().join("tenants/digests")),
+        ..config(&objects, workdir.path())
+    };
+    assert!(matches!(Service::start(inside), Err(ServiceError::HashCacheInside(_))));
+    // A file in the place of a timeline's directory is not an empty timeline.
+    let timelines = workdir.path().join("tenants").join(ID).join("timelines");
+    fs::create_dir_all(&timelines).unwrap();
+    put(&timelines, ID, b"not a directory");
+    let service = Service::start(config(&objects, workdir.path())).unwrap();
+    let attached = service.attach(&ID.parse().unwrap(), &ID.parse().unwrap(), None);
+    assert!(matches!(attached, Err(ServiceError::WorkDir(_))), "{attached:?}");
+}
