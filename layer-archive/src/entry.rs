@@ -154,7 +154,8 @@ impl RawDigest {
         } else {
             return Ok(());
         };
-        Err(FormatError::Contents { name: name.to_string(), what, expected, actual })
+        let difference = format!("{expected} recorded, {actual} computed");
+        Err(FormatError::Contents { name: name.to_string(), what, difference })
     }
 }
 

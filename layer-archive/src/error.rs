@@ -55,18 +55,14 @@ pub enum FormatError {
         actual: Crc32c,
     },
     /// Contents do not match their hash although every checksum of the stored bytes holds.
-    #[error(
-        "contents of {name:?} do not match their recorded {what}: {expected} recorded, {actual} computed"
-    )]
+    #[error("contents of {name:?} do not match their recorded {what}: {difference}")]
     Contents {
         /// The layer.
         name: String,
         /// "length", "crc32c" or "blake3".
         what: &'static str,
-        /// What was recorded.
-        expected: String,
-        /// What the contents have.
-        actual: String,
+        /// What was recorded, and what the contents have.
+        difference: String,
     },
     /// A number is beyond what a reader accepts.
     #[error("{what} is {value}, at most {limit} are accepted")]

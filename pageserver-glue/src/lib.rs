@@ -22,8 +22,8 @@ pub use layer_name::{
 pub use metadata::{METADATA_BYTES, MetadataError, MetadataForm, ParsedMetadata};
 pub use remote::{Absent, Access, InvalidRemoteUrl, RemoteError, RemoteUrl, without_secrets};
 pub use service::{
-    AttachedTimeline, CheckpointError, Service, ServiceConfig, ServiceError, ServiceMetrics, TimelineMetrics,
-    WaitError,
+    AttachedTimeline, CheckpointError, ReadError, Service, ServiceConfig, ServiceError, ServiceMetrics,
+    TimelineMetrics, WaitError,
 };
 pub use timeline::{
     BackupChoices, TimelineBackup, TimelineError, TimelinePlan, TimelineRestore, backup_timeline,

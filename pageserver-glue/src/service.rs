@@ -8,6 +8,7 @@
 //! layer was handed over as removed; then the pageserver may delete it.
 
 mod metrics;
+mod reads;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -22,10 +23,12 @@ use storage_api::{Metered, ObjectStore};
 use sync_engine::service::{
     Attach, AttachError, CreateStore, DetachReport, ServiceOptions, TimelineName, UploadService,
 };
-use sync_engine::{HashCache, LocalTimeline};
+use sync_engine::{HashCache, LocalTimeline, ReadOptions, ReadPool};
 use tokio::runtime::Runtime;
 
 pub use self::metrics::{ServiceMetrics, TimelineMetrics};
+pub use self::reads::ReadError;
+use self::reads::Reads;
 pub use self::timeline::{AttachedTimeline, CheckpointError, WaitError};
 use crate::{Skipped, WorkDir, WorkDirError, local_timeline};
 
@@ -47,6 +50,8 @@ pub struct ServiceConfig {
     pub threads: usize,
     /// How layers are gathered, packed and tried again, who writes and who is told.
     pub options: ServiceOptions,
+    /// What reads of layers that are not on the disk may take.
+    pub reads: ReadOptions,
 }
 
 /// Why the service was not started, or a timeline not attached.
@@ -74,12 +79,13 @@ pub struct Service {
     uploads: UploadService,
     workdir: WorkDir,
     metered: Arc<Metered<dyn ObjectStore>>,
+    pool: Arc<ReadPool>,
 }
 
 impl Service {
     /// Starts the service. The remote need not be reachable: what is handed over waits.
     pub fn start(config: ServiceConfig) -> Result<Self, ServiceError> {
-        let ServiceConfig { objects, url, create, workdir, hash_cache, threads, mut options } = config;
+        let ServiceConfig { objects, url, create, workdir, hash_cache, threads, mut options, reads } = config;
         let workdir = WorkDir::open(workdir)?;
         if let Some(path) = hash_cache {
             if path.starts_with(workdir.root().join("tenants")) {
@@ -96,7 +102,8 @@ impl Service {
         let metered = Arc::new(Metered::new(objects));
         let objects: Arc<dyn ObjectStore> = Arc::<Metered<dyn ObjectStore>>::clone(&metered);
         let uploads = UploadService::new(objects, url, create, options);
-        Ok(Self { runtime, uploads, workdir, metered })
+        let pool = Arc::new(ReadPool::new(reads));
+        Ok(Self { runtime, uploads, workdir, metered, pool })
     }
 
     /// Begins to look after a timeline. Its directory, if there is one, is listed now; its files are compared with the
@@ -115,7 +122,8 @@ impl Service {
             self.uploads.attach(tenant, timeline, attach)?
         };
         let dir = self.workdir.timeline_dir(tenant, timeline);
-        Ok(AttachedTimeline::new(handle, self.runtime.handle().clone(), dir, skipped))
+        let reads = Reads::new(self.uploads.clone(), Arc::clone(&self.pool), dir.clone());
+        Ok(AttachedTimeline::new(handle, self.runtime.handle().clone(), dir, skipped, reads))
     }
 
     /// What is on the disk; nothing where the timeline has no directory yet.

@@ -137,6 +137,7 @@ const CASES: &[NamedCase] = cases! {
     keys {
         odd_characters_make_the_round_trip,
         keys_that_look_alike_are_different,
+        a_backslash_is_no_separator,
         long_keys_make_the_round_trip,
     }
 };

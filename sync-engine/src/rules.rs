@@ -32,12 +32,35 @@ pub fn may_claim(known: Seq, newest: Seq) -> bool {
     known == newest
 }
 
+/// What a writer does that was told that its claim is void, and has opened the timeline again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reopened {
+    /// Its claim is the newest there is: somebody had written a manifest of it already. It stands.
+    Stands,
+    /// Nobody has claimed in between: it claims again, behind the end.
+    ClaimAgain,
+    /// Somebody else has.
+    Fenced,
+}
+
+/// Judges by the claim that was taken for void, the newest when the writer began, and the newest there is now. Claims are
+/// told apart by number and term.
+pub fn judge_reopened<Term: PartialEq>(ours: (Seq, Term), known: Seq, newest: (Seq, Term)) -> Reopened {
+    if newest == ours {
+        Reopened::Stands
+    } else if may_claim(known, newest.0) {
+        Reopened::ClaimAgain
+    } else {
+        Reopened::Fenced
+    }
+}
+
 /// What the list of manifests after a claim says of it (rule 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claimed {
     /// It stands, and the writer's state is that of the log.
     Stands,
-    /// The log had moved on: the claim lies in a past that nobody reads.
+    /// The log had moved on: the claim lies in a past that nobody reads, unless the newest manifest tells of it.
     Void,
     /// There is a manifest that the writer has not seen: what it replayed may have been collected in part.
     Unsure,

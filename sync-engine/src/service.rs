@@ -182,6 +182,11 @@ impl UploadService {
         Self { core: Arc::new(Core { objects, url, create, store, options, budget, timelines }) }
     }
 
+    /// The store, which is opened, or created where that was asked for, when it is first needed.
+    pub async fn store(&self) -> Result<&Store> {
+        self.core.store().await
+    }
+
     /// Begins to look after a timeline, with a task on the runtime that this is called on.
     pub fn attach(
         &self,

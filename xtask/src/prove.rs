@@ -54,7 +54,7 @@ pub fn run(repository: &Repository, names: &[String], print: fn(&str)) -> Result
     for Proof { name, says, arguments } in choose(names)? {
         print(&format!("==> {name}: {says}"));
         let mut cargo = repository.cargo();
-        cargo.args(["test", "--locked"]).args(*arguments).env(PROVE_VARIABLE, "1");
+        cargo.args(["test", "--release", "--locked"]).args(*arguments).env(PROVE_VARIABLE, "1");
         let started = crate::timer();
         run_command(cargo).with_context(|| format!("the proof `{name}` failed"))?;
         times.push((name, started.elapsed()));

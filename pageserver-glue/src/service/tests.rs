@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use layer_archive::{LayerName, Lsn, RemovalReason, WriterInfo};
 use storage_api::{MemoryStore, ObjectStore, SystemClock};
+use sync_engine::ReadOptions;
 use sync_engine::service::{CreateStore, Event, Observer, ServiceOptions};
 use tempfile::TempDir;
 
@@ -32,6 +33,7 @@ fn config(objects: &Arc<dyn ObjectStore>, workdir: &Path) -> ServiceConfig {
         hash_cache: Some(workdir.join("digests")),
         threads: 2,
         options: ServiceOptions::new(writer, Arc::new(SystemClock)),
+        reads: ReadOptions::default(),
     }
 }
 
@@ -88,6 +90,25 @@ fn a_pageserver_hands_over_waits_removes_detaches_and_finds_what_is_remote() {
     assert_eq!(remote, [IMAGE]);
     let range = reconciliation.remote_only[0].lsn_range.unwrap();
     assert_eq!(range.start(), Lsn(0x14F_ED58), "the name's LSN goes along");
+
+    // Read from the store until it is fetched, and again after it was evicted.
+    assert_eq!(attached.read_at(&name(IMAGE), 10..20, SOON).unwrap(), [7; 10].as_slice());
+    assert!(!dir.join(IMAGE).try_exists().unwrap());
+    assert_eq!(attached.fetch(&name(IMAGE), SOON).unwrap(), dir.join(IMAGE));
+    assert_eq!(fs::read(dir.join(IMAGE)).unwrap(), [7; 100_000]);
+    let requests = service.metrics().requests;
+    assert_eq!(attached.read_at(&name(IMAGE), 0..1, SOON).unwrap(), [7].as_slice());
+    assert_eq!(service.metrics().requests, requests, "it is on the disk");
+    fs::remove_file(dir.join(IMAGE)).unwrap();
+    attached.evicted(&name(IMAGE));
+    assert_eq!(attached.read_at(&name(IMAGE), 99_999..200_000, SOON).unwrap(), [7].as_slice());
+    // What was handed over since is known to be here.
+    put(&dir, "later", b"later");
+    attached.checkpoint(&[name("later")], None, None).unwrap();
+    assert_eq!(attached.read_at(&name("later"), 0..5, SOON).unwrap(), b"later".as_slice());
+    let missing = attached.fetch(&name("opaque"), SOON).unwrap_err();
+    assert!(missing.to_string().contains("not in timeline"), "{missing}");
+    attached.prefetch(vec![name(IMAGE)]);
     let reports = service.shutdown(SOON);
     assert!(reports.iter().all(|(_, report)| report.is_complete()), "{reports:?}");
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use layer_archive::{LayerName, Lsn, RemovalReason, Removed, TimelineMetadata};
-use sync_engine::LocalLayer;
 use sync_engine::service::{
     Change, HandOverError, Reconciliation, Stopped, Ticket, TimelineHandle, TimelineStatus,
 };
+use sync_engine::{LocalLayer, Residency};
 use tokio::runtime::Handle;
 
+use super::reads::Reads;
 use crate::timeline::layer_as_named;
 use crate::{METADATA_FILE, ParsedMetadata, Skipped};
 
@@ -45,15 +46,22 @@ pub enum WaitError {
 /// A timeline that is attached. Clones are the same timeline; dropping them detaches nothing.
 #[derive(Clone, Debug)]
 pub struct AttachedTimeline {
-    handle: TimelineHandle,
-    runtime: Handle,
+    pub(super) handle: TimelineHandle,
+    pub(super) runtime: Handle,
     dir: PathBuf,
     skipped: Vec<Skipped>,
+    pub(super) reads: Arc<Reads>,
 }
 
 impl AttachedTimeline {
-    pub(super) fn new(handle: TimelineHandle, runtime: Handle, dir: PathBuf, skipped: Vec<Skipped>) -> Self {
-        Self { handle, runtime, dir, skipped }
+    pub(super) fn new(
+        handle: TimelineHandle,
+        runtime: Handle,
+        dir: PathBuf,
+        skipped: Vec<Skipped>,
+        reads: Reads,
+    ) -> Self {
+        Self { handle, runtime, dir, skipped, reads: Arc::new(reads) }
     }
 
     /// Hands over layers that were frozen, by their file names, and the metadata that needs them, if there is new one.
@@ -77,13 +85,16 @@ impl AttachedTimeline {
         metadata: Option<Vec<u8>>,
         lsn: Option<Lsn>,
     ) -> Result<Ticket, CheckpointError> {
+        let frozen = layers;
         let layers = layers.iter().map(|name| self.look_up(name)).collect::<Result<_, _>>()?;
         let removed = removed(replaced, RemovalReason::Compacted);
         let metadata = match metadata {
             Some(bytes) => Some(describe(bytes, lsn)?),
             None => None,
         };
-        Ok(self.handle.hand_over(Change { layers, removed, metadata, ancestor: None })?)
+        let ticket = self.handle.hand_over(Change { layers, removed, metadata, ancestor: None })?;
+        frozen.iter().for_each(|layer| self.reads.set_local(layer, Residency::Local));
+        Ok(ticket)
     }
 
     /// Hands over layers that are no more. To be called before their files are deleted: an upload that has not begun is

@@ -10,6 +10,9 @@ use storage_api::CRASH_AT_VARIABLE;
 
 use crate::support::{Bench, Kind, assert_same, files, layer_name, metadata, noise, put};
 
+/// Files by their paths.
+type Files = BTreeMap<String, Vec<u8>>;
+
 /// A program that makes more changes than this does not end.
 const CHANGES_MAX: u64 = 2_000;
 
@@ -53,8 +56,8 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// The files below a directory that may not be there yet.
-fn found(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    if dir.try_exists().unwrap() { files(dir) } else { BTreeMap::new() }
+fn found(dir: &Path) -> Files {
+    if dir.try_exists().unwrap() { files(dir) } else { Files::new() }
 }
 
 fn remove_tree(dir: &Path) {
@@ -64,7 +67,7 @@ fn remove_tree(dir: &Path) {
 }
 
 /// The work directory before and after a checkpoint that adds layers, removes one and replaces the metadata.
-fn scene() -> (Bench, BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
+fn scene() -> (Bench, Files, Files) {
     let bench = Bench::with_layers(Kind::Directory, 3);
     put(&bench.path("config"), CONFIG.as_bytes());
     bench.run(BACKUP).expect(0);
@@ -80,14 +83,14 @@ fn scene() -> (Bench, BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
 }
 
 /// Restores into an empty directory.
-fn restored(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+fn restored(bench: &Bench) -> Files {
     remove_tree(&bench.path("b"));
     bench.run("restore --workdir {b} --remote {url}").expect(0);
     files(&bench.path("b"))
 }
 
 /// What the next run must make of what a killed backup has left.
-fn assert_goes_on(bench: &Bench, after: &BTreeMap<String, Vec<u8>>) {
+fn assert_goes_on(bench: &Bench, after: &Files) {
     bench.run(BACKUP).expect(0);
     bench.run("verify --deep --remote {url}").expect(0);
     assert_same(after, &restored(bench));

@@ -5,7 +5,7 @@ use layer_archive::{BundleWriter, Epoch, Seq, Term};
 use super::pending::Created;
 use super::{Draft, TimelineWriter, random};
 use crate::catalog::TimelineListing;
-use crate::rules::{self, Claimed};
+use crate::rules::{self, Claimed, Reopened};
 use crate::view::TimelineView;
 use crate::{Error, Result};
 
@@ -53,15 +53,19 @@ impl TimelineWriter {
         self.reign == Reign::Claimed
     }
 
-    /// The claim is history that nobody will read. What is there now decides whether there is another try.
+    /// The claim is history that nobody will read, or there is a manifest of it already. What is there now decides.
     async fn give_claim_up(&mut self) -> Result<()> {
         let (tenant, timeline) = (self.view.state.tenant().clone(), self.view.state.timeline().clone());
         self.view = TimelineView::open(&self.store, &tenant, &timeline, None).await?;
-        if !rules::may_claim(self.known_claim, self.view.state.claim()) {
-            return Err(self.fenced(self.view.state.claim(), self.view.state.writer()));
+        let newest = (self.view.state.claim(), self.view.state.term());
+        match rules::judge_reopened((self.claim, self.term), self.known_claim, newest) {
+            Reopened::Stands => self.reign = Reign::Claimed,
+            Reopened::ClaimAgain => {
+                self.term = Term(random()?);
+                self.reign = Reign::Unclaimed;
+            }
+            Reopened::Fenced => return Err(self.fenced(newest.0, self.view.state.writer())),
         }
-        self.term = Term(random()?);
-        self.reign = Reign::Unclaimed;
         Ok(())
     }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::faulty::{FaultyStore, PutFault};
 use crate::support::{
     TestStore, WorkDir, assert_restores, backup, name, noon, open, repacked, tenant, timeline, writer_options,
 };
 use layer_archive::{
     BundleId, BundleWriter, Generation, LayerName, RemovalReason, Removed, Seq, TimelineMetadata,
 };
-use storage_api::{Body, Key, ManualClock, MemoryStore, PutMode};
+use storage_api::simulated::{Fault, Rule, Simulation};
+use storage_api::{Body, Key, ManualClock, Operation, PutMode};
 use sync_engine::{Draft, Error, Mirror, Store, TimelineListing, TimelineView, TimelineWriter};
 
 async fn claim(store: &Store, view: TimelineView, program: &str) -> Result<TimelineWriter, Error> {
@@ -73,11 +73,14 @@ async fn a_claim_passes_over_records_of_the_old_term_and_then_fences_it() {
 
 #[tokio::test]
 async fn a_lost_answer_is_found_to_be_ours_and_a_lost_request_is_sent_again() {
-    for fault in [PutFault::AnswerLost, PutFault::RequestLost] {
-        let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
-        let store = TestStore::over(faulty.clone()).create().await;
-        // The claim's answer, then the record's.
-        faulty.script([fault, fault]);
+    for (fault, lost) in [(Fault::AnswerLost, [1, 2]), (Fault::RequestLost, [1, 3])] {
+        let simulation = Simulation::new(1);
+        let store = TestStore::over(simulation.client("only")).create().await;
+        // The claim's first create, then the record's.
+        for number in lost {
+            let rule = Rule::new(fault.clone()).on([Operation::PutCreate]).on_key("/log/");
+            simulation.add_rule(rule.nth(number));
+        }
         let mut writer = claim(&store, open(&store).await, "only").await.unwrap();
         assert_eq!(append(&mut writer, "once").await.unwrap(), Seq(2), "{fault:?}");
         let view = open(&store).await;
@@ -87,13 +90,13 @@ async fn a_lost_answer_is_found_to_be_ours_and_a_lost_request_is_sent_again() {
 
 #[tokio::test]
 async fn an_outcome_that_cannot_be_found_out_is_neither_success_nor_fenced() {
-    let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
-    let store = TestStore::over(faulty.clone()).create().await;
+    let simulation = Simulation::new(1);
+    let store = TestStore::over(simulation.client("only")).create().await;
     let mut writer = claim(&store, open(&store).await, "only").await.unwrap();
-    faulty.script([PutFault::StoreGone; 9]);
+    simulation.add_rule(Rule::new(Fault::RequestLost));
     let unknown = append(&mut writer, "perhaps").await.unwrap_err();
     assert!(matches!(unknown, Error::UnknownOutcome { .. }), "{unknown}");
-    faulty.come_back();
+    simulation.clear_rules();
     assert_eq!(open(&store).await.state.seq(), Seq(1));
 }
 
@@ -336,9 +339,9 @@ async fn moves_apply_only_where_the_layer_still_is_and_removals_win_over_late_mo
 
 #[tokio::test]
 async fn a_store_that_creates_twice_is_refused_before_it_has_a_marker() {
-    let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
-    faulty.ignore_create();
-    let test = TestStore::over(faulty);
+    let simulation = Simulation::new(1);
+    simulation.add_rule(Rule::new(Fault::CreateReplaces));
+    let test = TestStore::over(simulation.client("only"));
     let refused = Store::open_or_create(test.objects(), "test").await.unwrap_err();
     assert!(matches!(refused, Error::StoreCannotFence { .. }), "{refused}");
     assert!(matches!(Store::open(test.objects(), "test").await, Err(Error::NoStore { .. })));

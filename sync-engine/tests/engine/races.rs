@@ -141,6 +141,27 @@ async fn a_stalled_claim_in_a_freed_slot_does_not_pass_for_a_fence() {
     assert_eq!(seen(&simulation).await, (7, "seven".into()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_claim_of_which_somebody_has_written_a_manifest_stands() {
+    let simulation = Simulation::new(1);
+    let gate = Gate::new();
+    let held = Rule::new(Fault::Slow(Delay::Until(gate.clone())));
+    simulation.add_rule(held.of_client("writer").on([Operation::List]).on_key("/manifest/").nth(1));
+    let claiming = tokio::spawn({
+        let simulation = simulation.clone();
+        async move { claim(&simulation, "writer").await }
+    });
+    gate.reached().await;
+    // Whoever reads may write down what there is: the claim, before its writer has looked whether it stands.
+    let view = open(&store(&simulation, "reader").await).await.unwrap();
+    let body = Body::new(view.state.to_manifest().encode().unwrap());
+    simulation.objects().put(&view.keys.manifest(Seq(1)).unwrap(), body, PutMode::Create).await.unwrap();
+    gate.pass();
+    let mut writer = claiming.await.unwrap().unwrap();
+    append(&mut writer, "two").await.unwrap();
+    assert_eq!(seen(&simulation).await, (2, "two".into()));
+}
+
 /// A reader that sleeps before it reads record 3, of records 3 to 5 that it has listed.
 async fn stalled_reader(simulation: &Simulation) -> (Gate, JoinHandle<Result<TimelineView, Error>>) {
     let gate = hold(simulation, "reader", Operation::Get, 3);

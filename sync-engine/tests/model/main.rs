@@ -18,7 +18,8 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::rules::{Rule, Rules};
 use crate::scenarios::{
-    alone, collections, damage, hand_over, layers, lost_record, orphans, proving, reading, restarts, writers,
+    alone, bystander, collections, damage, hand_over, layers, lost_record, orphans, proving, reading,
+    restarts, writers,
 };
 use crate::system::{Bounds, Protocol};
 
@@ -42,6 +43,11 @@ fn holds(name: &str, bounds: Bounds) {
 #[test]
 fn two_writers_and_gc() {
     holds("two writers and gc", writers());
+}
+
+#[test]
+fn manifests_by_somebody_else() {
+    holds("manifests by somebody else", bystander());
 }
 
 #[test]
@@ -106,6 +112,7 @@ fn breaks_without(rule: Rule) -> Option<(Bounds, &'static str)> {
         // Within every bound that was tried; `docs/protocol.md` says why.
         Rule::NewerManifestIsTaken => return None,
         Rule::ForeignClaimFences => (writers(), ONE),
+        Rule::OwnClaimStands => (bystander(), ONE),
         Rule::SnapshotsWaitForTheClaim => (Bounds { snapshots: 3, late: 0, ..writers() }, MANIFEST),
         Rule::UploadsWaitForTheClaim => (orphans(), LIVE),
         Rule::FloorIsNotNewest => (damage(), SOUND),

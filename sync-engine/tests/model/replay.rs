@@ -67,23 +67,28 @@ fn walk(seed: u64) -> Vec<(Action, System)> {
     let model = Protocol { bounds: walks(), rules: Rules::all() };
     let mut random = Random::new(seed, "walk", 0);
     let mut state = model.init_states().remove(0);
-    let mut walk = Vec::new();
+    let (mut walk, mut deleted) = (Vec::new(), 0);
     while walk.len() < STEPS {
         let mut actions = Vec::new();
         model.actions(&state, &mut actions);
-        // A process that starts again is rarer than one that goes on.
-        let restarts = |action: &Action| matches!(action, Action::Open(w) if state.writers[*w].runs > 0);
-        if !random.chance(0.1) && actions.iter().any(|action| !restarts(action)) {
-            actions.retain(|action| !restarts(action));
-        }
-        // gc is quick, so that what was sent before it comes after it.
+        // The walks go where it is dangerous: a writer sleeps with its claim on the way until gc has freed something, and
+        // what ends the story early is rare.
+        let sleeper = usize::try_from(seed % 3).unwrap();
+        let is_rare = |action: &Action| match action {
+            Action::Open(w) => state.writers[*w].runs > 0,
+            Action::Create(w, _) => *w == sleeper && deleted < 2,
+            Action::SnapshotByBystander(_) | Action::Append(_, Intent::Release, _) => true,
+            _ => false,
+        };
         let collects = |action: &Action| matches!(action, Action::View(_) | Action::Plan | Action::Delete(_));
-        if random.chance(0.5) && actions.iter().any(collects) {
-            actions.retain(collects);
+        let prefer: &dyn Fn(&Action) -> bool = if random.chance(0.4) { &collects } else { &|a| !is_rare(a) };
+        if !random.chance(0.1) && actions.iter().any(prefer) {
+            actions.retain(prefer);
         }
         let Some(action) = random.pick(&actions).copied() else { break };
         let next = model.next_state(&state, action).unwrap();
         assert_eq!(next.violation, None);
+        deleted += usize::from(matches!(action, Action::Delete(_)));
         if !model.within_boundary(&next) {
             break;
         }
@@ -173,10 +178,16 @@ impl Replay {
                 self.go_on(w, action, next, fate, Some(Command::Append(intent))).await;
             }
             Action::Snapshot(w, fate) => {
-                let state = &before.unwrap().writers[w].known;
-                self.remember_manifest(w, state).await;
+                let seq = self.manifest_of_writer(w).await;
+                assert_eq!(seq, before.unwrap().writers[w].known.seq);
                 if fate == Fate::Answered {
-                    self.put_manifest(state.seq).await;
+                    self.put_manifest(seq).await;
+                }
+            }
+            Action::SnapshotByBystander(fate) => {
+                let seq = self.manifest_of_bystander().await;
+                if fate == Fate::Answered {
+                    self.put_manifest(seq).await;
                 }
             }
             Action::Land(index) => match before.unwrap().store.late.iter().nth(index).unwrap() {
@@ -283,17 +294,26 @@ impl Replay {
     }
 
     /// Keeps the bytes of a manifest of what the writer knows: the real writer's cadence writes none so soon.
-    async fn remember_manifest(&mut self, w: usize, state: &Timeline) {
+    async fn manifest_of_writer(&mut self, w: usize) -> No {
         let run = self.runs.get_mut(&w).unwrap();
         run.commands.send(Command::Snapshot).await.unwrap();
         let Outcome::Manifest(seq, bytes) = run.outcomes.recv().await.unwrap() else {
             panic!("not a manifest")
         };
-        assert_eq!(seq, Seq(state.seq.into()));
-        let body = Body::new(bytes);
-        if let Some(same) = self.manifests.insert(state.seq, body.clone()) {
+        self.remember_manifest(seq, bytes)
+    }
+
+    async fn manifest_of_bystander(&mut self) -> No {
+        let state = TimelineView::open(&self.reader, &tenant(), &timeline(), None).await.unwrap().state;
+        self.remember_manifest(state.seq(), state.to_manifest().encode().unwrap())
+    }
+
+    fn remember_manifest(&mut self, seq: Seq, bytes: Vec<u8>) -> No {
+        let (seq, body) = (No::try_from(seq.0).unwrap(), Body::new(bytes));
+        if let Some(same) = self.manifests.insert(seq, body.clone()) {
             assert_eq!(same.bytes(), body.bytes(), "two manifests of record {seq} differ");
         }
+        seq
     }
 
     async fn put_manifest(&self, seq: No) {

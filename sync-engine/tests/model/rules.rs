@@ -13,6 +13,8 @@ pub(crate) enum Rule {
     NewerManifestIsTaken,
     /// 2: behind a void claim a later claim of another fences.
     ForeignClaimFences,
+    /// 2: a claim of which somebody has written a manifest already stands.
+    OwnClaimStands,
     /// 2: before its claim stands a writer writes no manifest.
     SnapshotsWaitForTheClaim,
     /// 2: before its claim stands a writer uploads nothing.
@@ -56,11 +58,12 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::ClaimsStay,
         Self::ClaimsAreJudged,
         Self::NewerManifestIsTaken,
         Self::ForeignClaimFences,
+        Self::OwnClaimStands,
         Self::SnapshotsWaitForTheClaim,
         Self::UploadsWaitForTheClaim,
         Self::FloorIsNotNewest,

@@ -27,12 +27,18 @@ pub(crate) fn writers() -> Bounds {
         snapshots: bound(2, 3),
         collections: 1,
         reader: false,
+        bystander: false,
         intents: vec![Intent::Note],
         uploads: false,
         damage: 0,
         lost_record: false,
         symmetric: true,
     }
+}
+
+/// The same writers, and somebody else who writes manifests.
+pub(crate) fn bystander() -> Bounds {
+    Bounds { records: 4, bystander: true, ..writers() }
 }
 
 /// The same writers, which also die and start again.
@@ -57,9 +63,9 @@ pub(crate) fn alone() -> Bounds {
     let intents = vec![Intent::Add, Intent::Remove, Intent::NameUploaded, Intent::Note];
     Bounds {
         writers: vec![Kind::Pageserver],
-        records: bound(6, 8),
+        records: bound(6, 7),
         snapshots: 3,
-        collections: bound(1, 2),
+        collections: 1,
         intents,
         ..layers()
     }
@@ -67,7 +73,8 @@ pub(crate) fn alone() -> Bounds {
 
 /// What writers upload whose claims are void, and two collections.
 pub(crate) fn orphans() -> Bounds {
-    Bounds { collections: 2, intents: vec![Intent::Note, Intent::NameUploaded], ..layers() }
+    let intents = vec![Intent::Note, Intent::NameUploaded];
+    Bounds { records: bound(5, 6), collections: 2, intents, ..layers() }
 }
 
 /// Two collections, the second of which deletes void claims.
@@ -118,6 +125,7 @@ pub(crate) fn walks() -> Bounds {
         late: 3,
         snapshots: 5,
         collections: 3,
+        bystander: true,
         intents,
         symmetric: false,
         ..writers()

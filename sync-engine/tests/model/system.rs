@@ -45,6 +45,7 @@ pub(crate) enum Violation {
     FalseDamage,
     TookOverUnknowingly,
     TookOverFromARunningWriter,
+    FencedByItself,
     OtherThanCommitted,
 }
 
@@ -203,6 +204,8 @@ pub(crate) struct Bounds {
     pub(crate) snapshots: u8,
     pub(crate) collections: u8,
     pub(crate) reader: bool,
+    /// Whether somebody who does not write the log writes manifests of it.
+    pub(crate) bystander: bool,
     pub(crate) intents: Vec<Intent>,
     pub(crate) uploads: bool,
     /// Manifests that break, in all; one at most between two readings of gc.
@@ -240,6 +243,7 @@ pub(crate) enum Action {
         copy: bool,
     },
     Snapshot(usize, Fate),
+    SnapshotByBystander(Fate),
     /// The nth put under way takes effect.
     Land(usize),
     ListManifests,
@@ -253,11 +257,15 @@ pub(crate) enum Action {
 }
 
 impl Protocol {
+    fn fates(&self, state: &System) -> &'static [Fate] {
+        if state.late_left > 0 { &[Fate::Answered, Fate::Late] } else { &[Fate::Answered] }
+    }
+
     fn writer_actions(&self, state: &System, w: usize, actions: &mut Vec<Action>) {
         let Bounds { runs, late: _, intents, uploads, .. } = &self.bounds;
         let writer = &state.writers[w];
         let rules = &self.rules;
-        let fates = if state.late_left > 0 { &[Fate::Answered, Fate::Late][..] } else { &[Fate::Answered] };
+        let fates = self.fates(state);
         if writer.runs < *runs {
             actions.push(Action::Open(w));
         }
@@ -325,6 +333,9 @@ impl Model for Protocol {
             self.writer_actions(state, w, actions);
         }
         actions.extend((0..state.store.late.len()).map(Action::Land));
+        if self.bounds.bystander && state.snapshots_left > 0 && !state.store.log.is_empty() {
+            actions.extend(self.fates(state).iter().map(|fate| Action::SnapshotByBystander(*fate)));
+        }
         match &state.reader {
             Reader::Idle if self.bounds.reader => actions.extend([Action::ListManifests, Action::ListLog]),
             Reader::Idle => {}
@@ -369,6 +380,7 @@ impl Model for Protocol {
             Action::RunAhead(w) => next.writer_runs_ahead(w),
             Action::Upload { writer, copy } => next.writer_uploads(writer, copy),
             Action::Snapshot(w, fate) => next.writer_snapshots(w, fate),
+            Action::SnapshotByBystander(fate) => next.bystander_snapshots(fate),
             Action::Land(index) => {
                 let put = next.store.late.iter().nth(index)?.clone();
                 next.land(put);
@@ -422,7 +434,11 @@ impl Model for Protocol {
             Property::always("of two concurrent writers one goes on", |_, state: &System| {
                 !matches!(
                     state.violation,
-                    Some(Violation::TookOverUnknowingly | Violation::TookOverFromARunningWriter)
+                    Some(
+                        Violation::TookOverUnknowingly
+                            | Violation::TookOverFromARunningWriter
+                            | Violation::FencedByItself
+                    )
                 )
             }),
             Property::always("layers are what was committed", |_, state: &System| {

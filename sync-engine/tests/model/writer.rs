@@ -1,7 +1,7 @@
 //! A writer: it opens, claims, waits for its claim to stand, appends; it can sleep between any two steps.
 
 use layer_archive::Seq;
-use sync_engine::rules::{Claimed, Found, found, judge_claim, may_claim};
+use sync_engine::rules::{Claimed, Found, Reopened, found, judge_claim, judge_reopened, may_claim};
 
 use crate::records::{Change, No, PayloadKey, Place, Record, Term, Timeline, digest};
 use crate::rules::Rule;
@@ -236,9 +236,17 @@ impl System {
                 };
                 let writer = &mut self.writers[w];
                 (writer.known, writer.seen) = (opened.state, opened.newest);
-                let may = may_claim(long(writer.began), long(writer.known.claim))
-                    || self.rules.off(Rule::ForeignClaimFences);
-                if may { self.prepare_claim(w) } else { writer.stop() }
+                let ours = (long(writer.claim), writer.term);
+                let newest = (long(writer.known.claim), writer.known.term);
+                match judge_reopened(ours, long(writer.began), newest) {
+                    Reopened::Stands if self.rules.off(Rule::OwnClaimStands) => {
+                        writer.stop();
+                        self.violate(Violation::FencedByItself);
+                    }
+                    Reopened::Stands => self.writer_begins(w),
+                    Reopened::Fenced if self.rules.on(Rule::ForeignClaimFences) => writer.stop(),
+                    Reopened::ClaimAgain | Reopened::Fenced => self.prepare_claim(w),
+                }
             }
         }
     }
@@ -295,6 +303,12 @@ impl System {
         self.store.payloads.entry(key).or_insert(version);
     }
 
+    /// Somebody who only reads, such as gc, writes down what there is.
+    pub(crate) fn bystander_snapshots(&mut self, fate: Fate) {
+        let Ok(opened) = self.store.open(&self.rules) else { return };
+        self.snapshot(opened.state, fate);
+    }
+
     /// Writes down what is known, and in a variant what is not.
     pub(crate) fn writer_snapshots(&mut self, w: usize, fate: Fate) {
         let writer = &self.writers[w];
@@ -304,6 +318,10 @@ impl System {
             }
             _ => writer.known.clone(),
         };
+        self.snapshot(state, fate);
+    }
+
+    fn snapshot(&mut self, state: Timeline, fate: Fate) {
         self.snapshots_left -= 1;
         match fate {
             Fate::Answered => self.put_manifest(state),

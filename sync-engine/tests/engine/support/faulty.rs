@@ -85,10 +85,6 @@ impl FaultyStore {
         self.faults.lock().unwrap().extend(faults);
     }
 
-    pub(crate) fn come_back(&self) {
-        *self.gone.lock().unwrap() = false;
-    }
-
     /// From now on an object that exists is replaced even by a create-only put, as some stores do.
     pub(crate) fn ignore_create(&self) {
         *self.ignores_create.lock().unwrap() = true;
