@@ -132,6 +132,7 @@ impl Service {
         tenant: &TenantId,
         timeline: &TimelineId,
     ) -> Result<(LocalTimeline, Vec<Skipped>), ServiceError> {
+        self.workdir.require_newest(tenant, timeline)?;
         match self.workdir.scan(tenant, timeline) {
             Ok(scan) => {
                 let skipped = scan.skipped.clone();

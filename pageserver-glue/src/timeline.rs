@@ -5,13 +5,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use layer_archive::{Ancestor, LayerName, Level, RawDigest, TenantId, TimelineId, TimelineMetadata};
+use layer_archive::{
+    Ancestor, BranchPoint, LayerName, Level, RawDigest, TenantId, TimelineId, TimelineMetadata,
+};
 use sync_engine::{
     BackupOptions, BackupPlan, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestorePlan,
     RestoreReport, Store, TimelineListing, TimelineState, TimelineView, execute_backup, execute_restore,
     hash_existing, plan_backup, plan_restore,
 };
 
+use crate::branches::compacted;
 use crate::{DirEntries, LayerKind, ParsedLayerName, Skipped, TimelineScan, WorkDir, WorkDirError};
 
 #[cfg(test)]
@@ -68,6 +71,7 @@ pub fn local_timeline(scan: TimelineScan) -> LocalTimeline {
         ancestor: parsed
             .and_then(|metadata| metadata.ancestor)
             .map(|(timeline, lsn)| Ancestor { timeline, lsn }),
+        ..LocalTimeline::default()
     }
 }
 
@@ -121,6 +125,9 @@ pub struct BackupChoices {
     pub mirror: Mirror,
     /// Where the timeline was branched off, where no metadata file says so.
     pub ancestor: Option<Ancestor>,
+    /// The branches of the timeline that are in the work directory too: the timeline is told of them together with its
+    /// layers.
+    pub branches: Vec<BranchPoint>,
 }
 
 /// Plans the backup of a timeline of `workdir` as [`backup_timeline`] would do it, and writes nothing.
@@ -130,13 +137,28 @@ pub async fn plan_timeline_backup(
     how: &BackupChoices,
     progress: &Arc<Progress>,
 ) -> Result<TimelinePlan, TimelineError> {
+    workdir.require_newest(state.tenant(), state.timeline())?;
     let scan = workdir.scan(state.tenant(), state.timeline())?;
     let warnings = scan.warnings().collect();
     let skipped = scan.skipped.clone();
     let mut local = local_timeline(scan);
     local.ancestor = local.ancestor.or_else(|| how.ancestor.clone());
+    local.branches.clone_from(&how.branches);
+    if how.mirror != Mirror::Off {
+        local.compacted = compacted(state, &local);
+    }
     let plan = plan_backup(state, local, how.mirror, progress).await?;
     Ok(TimelinePlan { plan, skipped, warnings })
+}
+
+/// Whether a branch's ancestors are where it is restored to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Past {
+    /// They are, or it has none.
+    #[default]
+    Whole,
+    /// Something of them is missing: the branch's metadata, which needs it, is held back.
+    Missing,
 }
 
 /// How often a restore follows a timeline whose objects gc deletes while it is restored.
@@ -152,7 +174,19 @@ pub async fn restore_timeline(
     view: &TimelineView,
     progress: &Arc<Progress>,
 ) -> Result<TimelineRestore, TimelineError> {
-    let mut restored = restore_view(store, workdir, view, progress).await?;
+    restore_branch(store, workdir, view, Past::Whole, progress).await
+}
+
+/// [`restore_timeline`] of a branch, whose ancestors were restored before it.
+pub async fn restore_branch(
+    store: &Store,
+    workdir: &WorkDir,
+    view: &TimelineView,
+    past: Past,
+    progress: &Arc<Progress>,
+) -> Result<TimelineRestore, TimelineError> {
+    workdir.enter_newest(view.state.tenant(), view.state.timeline())?;
+    let mut restored = restore_view(store, workdir, view, past, progress).await?;
     for _ in 1..STATES_FOLLOWED_MAX {
         if !restored.report.found_objects_gone() {
             break;
@@ -174,22 +208,40 @@ pub async fn restore_timeline(
                 }
             }
         }
-        restored = restore_view(store, workdir, &newer, progress).await?;
+        restored = restore_view(store, workdir, &newer, past, progress).await?;
         restored.report.join_earlier(&earlier);
     }
     Ok(restored)
+}
+
+/// Restores the older state that `view` shows into an empty directory of `workdir`, which is marked first: a backup
+/// refuses it.
+///
+/// What gc deletes meanwhile is missing from it, and is reported.
+pub async fn restore_past(
+    store: &Store,
+    workdir: &WorkDir,
+    view: &TimelineView,
+    past: Past,
+    progress: &Arc<Progress>,
+) -> Result<TimelineRestore, TimelineError> {
+    let state = &view.state;
+    workdir.enter_past(store, (state.tenant(), state.timeline()), state.seq())?;
+    restore_view(store, workdir, view, past, progress).await
 }
 
 async fn restore_view(
     store: &Store,
     workdir: &WorkDir,
     view: &TimelineView,
+    past: Past,
     progress: &Arc<Progress>,
 ) -> Result<TimelineRestore, TimelineError> {
     let state = &view.state;
     let dir = workdir.create_timeline_dir(state.tenant(), state.timeline())?;
     let (existing, extra) = existing_files(workdir, view, progress).await?;
-    let plan = plan_restore(state, existing);
+    let mut plan = plan_restore(state, existing);
+    plan.is_partial = past == Past::Missing;
     let report = execute_restore(store, &view.keys, state, plan, &dir, progress).await?;
     Ok(TimelineRestore { seq: state.seq(), report, extra, damage: view.damage.clone() })
 }

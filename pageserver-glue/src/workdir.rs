@@ -20,6 +20,7 @@ use sync_engine::DurableDir;
 
 use crate::TimelineError;
 
+mod past;
 mod scan;
 mod skip;
 #[cfg(test)]
@@ -51,6 +52,19 @@ pub enum WorkDirError {
         /// How many attempts there were.
         attempts: u32,
     },
+    /// The directory was restored to an older point, and is not what the store would be told that it is.
+    #[error("{} was restored as of an older point in time ({what}): it is continued as a new timeline, with `layerpack copy --at`, and restored from that; if something else is there by now, remove {}", dir.display(), mark.display())]
+    RestoredPast {
+        /// The timeline's directory.
+        dir: PathBuf,
+        /// What the mark says.
+        what: String,
+        /// The mark.
+        mark: PathBuf,
+    },
+    /// An older point was to be restored over other files.
+    #[error("{} holds files already: an older point in time is restored into an empty directory", .0.display())]
+    PastNotEmpty(PathBuf),
     /// The operating system refused.
     #[error("could not {action} {}", path.display())]
     Io {

@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use layer_archive::{
-    Ancestor, BundleIndex, LayerEntry, LayerName, Lsn, RawDigest, RemovalReason, Removed, Seq,
-    TimelineMetadata, limits,
+    Ancestor, BranchPoint, BundleIndex, BundleWriter, LayerEntry, LayerName, Lsn, RawDigest, RemovalReason,
+    Removed, Seq, TimelineMetadata, limits,
 };
 
+use crate::branches::{BranchChange, needing, tell_ancestor};
 use crate::budget::Budget;
 use crate::hash::hash_files_with;
 use crate::pack::PackInput;
@@ -49,7 +50,9 @@ pub struct BackupPlan {
     /// Layers to be packed, with their digests where they were needed to plan.
     pub add: Vec<(LocalLayer, Option<RawDigest>)>,
     /// Layers to be removed from the timeline.
-    pub remove: Vec<LayerName>,
+    pub remove: Vec<Removed>,
+    /// Layers that a mirror would remove and a branch needs.
+    pub kept: Vec<KeptLayer>,
     /// Layers that are in the store with the same contents.
     pub unchanged: usize,
     /// Layers that are in the store with other contents. Nothing is done to either side.
@@ -66,6 +69,8 @@ pub struct BackupPlan {
     pub metadata_conflict: Option<MetadataConflict>,
     /// Where the timeline was branched off, if the store does not know yet.
     pub ancestor: Option<Ancestor>,
+    /// Branches of the timeline that it does not know of yet.
+    pub branches: Vec<BranchPoint>,
     /// What the plan was made of, to make it again where the timeline has moved on before it was claimed.
     local: LocalTimeline,
     mirror: Mirror,
@@ -89,6 +94,15 @@ pub struct Conflict {
     pub local: RawDigest,
     /// What is in the store.
     pub stored: RawDigest,
+}
+
+/// A layer that is gone from the work directory, and stays in the store because a branch needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptLayer {
+    /// Its name.
+    pub name: LayerName,
+    /// The branch.
+    pub branch: BranchPoint,
 }
 
 /// A layer that could not be dealt with, while the others were.
@@ -125,6 +139,8 @@ pub struct BackupReport {
     pub metadata_held_back: bool,
     /// Removals that were held back, because what replaces those layers may be what could not be packed.
     pub removals_held_back: usize,
+    /// Layers that were not removed because a branch needs them.
+    pub kept: Vec<KeptLayer>,
     /// The work directory is older than the store: nothing was written.
     pub metadata_conflict: Option<MetadataConflict>,
     /// What was found damaged on the way.
@@ -141,7 +157,7 @@ impl BackupPlan {
     pub fn is_empty(&self) -> bool {
         let whole = !self.is_incomplete();
         let finishes = whole && (self.metadata.is_some() || !self.remove.is_empty());
-        self.add.is_empty() && !finishes && self.ancestor.is_none()
+        self.add.is_empty() && !finishes && self.ancestor.is_none() && self.branches.is_empty()
     }
 
     /// Whether something on the disk will not be in the store.
@@ -192,7 +208,8 @@ pub(crate) async fn plan_backup_with(
         plan.place(state, layer, digest);
     }
     plan.add.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    plan.remove = removals(state, &names, mirror, local.metadata.as_ref())?;
+    let gone = removals(state, &names, mirror, local.metadata.as_ref())?;
+    plan.remove(state, gone, &local.compacted, &local.branches);
     // Torn, or of a form that nobody here knows: the store's, whose LSN is known, is not given up for it.
     let says_less = local.disk_consistent_lsn.is_none() && state.disk_consistent_lsn().is_some();
     // A layer that is there as something else is missing from this backup.
@@ -206,6 +223,8 @@ pub(crate) async fn plan_backup_with(
     if local.ancestor.is_some() && local.ancestor.as_ref() != state.ancestor() {
         plan.ancestor = local.ancestor;
     }
+    let known: BTreeSet<&BranchPoint> = state.branch_points().collect();
+    plan.branches = local.branches.into_iter().filter(|branch| !known.contains(branch)).collect();
     Ok(plan)
 }
 
@@ -235,6 +254,28 @@ fn removals(
 }
 
 impl BackupPlan {
+    /// Decides what becomes of layers that are gone. What was compacted the branches find in other layers; what else a
+    /// branch needs stays.
+    fn remove(
+        &mut self,
+        state: &TimelineState,
+        gone: Vec<LayerName>,
+        compacted: &BTreeSet<LayerName>,
+        beginning: &[BranchPoint],
+    ) {
+        for name in gone {
+            let branches = state.branch_points().chain(beginning);
+            let needed = || state.layers().get(&name).and_then(|layer| needing(branches, layer));
+            if compacted.contains(&name) {
+                self.remove.push(Removed { name, reason: RemovalReason::Compacted });
+            } else if let Some(branch) = needed().cloned() {
+                self.kept.push(KeptLayer { name, branch });
+            } else {
+                self.remove.push(Removed { name, reason: RemovalReason::Collected });
+            }
+        }
+    }
+
     /// Decides what becomes of one layer, whose digest is there if it was needed.
     fn place(&mut self, state: &TimelineState, layer: LocalLayer, digest: Option<Result<RawDigest>>) {
         let digest = match digest.transpose() {
@@ -274,12 +315,20 @@ fn sizes_that_recur(state: &TimelineState, layers: &[LocalLayer]) -> HashMap<u64
 ///
 /// Where there turns out to be nothing to write, nothing is written, not even a claim. Where the timeline has moved on
 /// between the plan and the claim, the plan is made again: under the claim the state stands still.
+///
+/// A branch's ancestor, which must be in the store, is told of it before the branch's first record; one that it does not
+/// have any more, after the record that says so.
 pub async fn execute_backup(
     store: &Store,
     view: TimelineView,
     plan: BackupPlan,
     options: BackupOptions,
 ) -> Result<BackupReport> {
+    // What a deleted timeline held is about to go: that nothing is new says nothing.
+    if view.state.is_deleted() {
+        let (tenant, timeline) = (view.state.tenant().clone(), view.state.timeline().clone());
+        return Err(Error::TimelineDeleted { tenant, timeline });
+    }
     let mut report = BackupReport::of(&view, &plan);
     if plan.is_empty() {
         return Ok(report);
@@ -295,6 +344,10 @@ pub async fn execute_backup(
         report.end(&plan, upload.failed().to_vec());
         return Ok(report);
     }
+    if let Some(ancestor) = &plan.ancestor {
+        tell_ancestor(store, &view.state, ancestor, BranchChange::Begins, &options.writer).await?;
+    }
+    let told = plan.ancestor.clone();
     let mut writer = TimelineWriter::claim(store, view, options.writer.clone()).await?;
     let mut plan = plan;
     if writer.view().state.seq() != planned_at.next() {
@@ -304,12 +357,22 @@ pub async fn execute_backup(
             Ok(plan) => plan,
             Err(error) => return Err(writer.release_after(error).await),
         };
+        // Somebody else has said another ancestor meanwhile.
+        if let Some(ancestor) = plan.ancestor.as_ref().filter(|now| told.as_ref() != Some(*now)) {
+            let state = &writer.view().state;
+            let told = tell_ancestor(store, state, ancestor, BranchChange::Begins, &options.writer).await;
+            if let Err(error) = told {
+                return Err(writer.release_after(error).await);
+            }
+        }
         report = BackupReport::of(writer.view(), &plan);
         upload = Upload::start(store, plan.inputs(), upload_options).await?;
     }
+    let before = writer.view().state.ancestor().cloned();
     // Under the claim nothing is planned again. Of a hundred thousand layers this is a third of the memory.
     (plan.local, plan.add) = (LocalTimeline::default(), Vec::new());
-    let mut draft = Draft { ancestor: plan.ancestor.clone(), released: true, ..Draft::default() };
+    let (ancestor, branch_points_added) = (plan.ancestor.clone(), std::mem::take(&mut plan.branches));
+    let mut draft = Draft { ancestor, branch_points_added, released: true, ..Draft::default() };
     let Uploaded { bundle, room: _room, failed } =
         upload.upload(&mut writer, &mut draft, LastBundle::InRecord).await?;
     report.count_payloads(&draft);
@@ -319,18 +382,40 @@ pub async fn execute_backup(
         draft.disk_consistent_lsn = plan.disk_consistent_lsn;
     }
     if report.removals_held_back == 0 {
-        draft.removed =
-            plan.remove.into_iter().map(|name| Removed { name, reason: RemovalReason::Compacted }).collect();
+        draft.removed = plan.remove;
     }
     report.removed = draft.removed.len();
     let record = writer.append(draft, bundle).await?;
     report.count_bundle(&record);
     report.seq = writer.view().state.seq();
+    if let Some(before) = before.filter(|before| writer.view().state.ancestor() != Some(before)) {
+        tell_ancestor(store, &writer.view().state, &before, BranchChange::Ends, &options.writer).await?;
+    }
     match writer.detach().await {
         Ok(manifest) => report.stored_bytes += manifest.map_or(0, |manifest| manifest.stored_bytes),
         Err(error) => report.manifest_error = Some(Arc::new(error)),
     }
     Ok(report)
+}
+
+/// Packs and uploads `layers` under the writer's claim. Returns what is to be appended, and the layers that failed.
+pub(crate) async fn upload_layers(
+    store: &Store,
+    writer: &mut TimelineWriter,
+    layers: Vec<(LocalLayer, Option<RawDigest>)>,
+    options: &BackupOptions,
+) -> Result<(Draft, BundleWriter, Vec<FailedLayer>)> {
+    let plan = BackupPlan { add: layers, ..BackupPlan::default() };
+    let options = UploadOptions {
+        pack: options.pack,
+        budget: Budget::new(UPLOAD_BYTES_MAX),
+        progress: Arc::clone(&options.progress),
+    };
+    let upload = Upload::start(store, plan.inputs(), options).await?;
+    let mut draft = Draft { released: true, ..Draft::default() };
+    let Uploaded { bundle, room: _room, failed } =
+        upload.upload(writer, &mut draft, LastBundle::InRecord).await?;
+    Ok((draft, bundle, failed))
 }
 
 impl BackupPlan {
@@ -354,6 +439,7 @@ impl BackupReport {
         let mut report = Self {
             seq: view.state.seq(),
             unchanged: plan.unchanged,
+            kept: plan.kept.clone(),
             conflicts: plan.conflicts.clone(),
             metadata_conflict: plan.metadata_conflict,
             damage: view.damage.clone(),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use layer_archive::{
-    FormatError, Generation, LayerName, Lsn, Seq, TenantId, TimelineId, UnixMillis, WriterInfo,
+    Ancestor, BranchPoint, FormatError, Generation, LayerName, Lsn, Seq, TenantId, TimelineId, UnixMillis,
+    WriterInfo,
 };
 use storage_api::{ErrorKind, InvalidKey, Operation, StorageError};
 
@@ -118,6 +119,118 @@ pub enum Error {
         tenant: TenantId,
         /// The timeline.
         timeline: TimelineId,
+    },
+    /// An ancestor of the timeline is not there, or cannot be read.
+    #[error("{ancestor}, the ancestor of {tenant}/{timeline}, cannot be used")]
+    Ancestor {
+        /// The tenant.
+        tenant: TenantId,
+        /// The branch.
+        timeline: TimelineId,
+        /// The ancestor.
+        ancestor: TimelineId,
+        /// Why not.
+        source: Box<Error>,
+    },
+    /// The way from a timeline to its ancestors leads in a circle.
+    #[error(
+        "the ancestors of {tenant}/{timeline} go in a circle by way of {ancestor}: `backup --ancestor` says where a timeline was branched off"
+    )]
+    AncestorCycle {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline whose ancestor was passed already.
+        timeline: TimelineId,
+        /// That ancestor.
+        ancestor: TimelineId,
+    },
+    /// The way from a timeline to its ancestors has no end.
+    #[error(
+        "{tenant}/{timeline} is more than {limit} branches away from where it was begun: nothing follows that far"
+    )]
+    TooManyAncestors {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline at which it was given up.
+        timeline: TimelineId,
+        /// How many are followed.
+        limit: usize,
+    },
+    /// A layer was to be collected that a branch needs. Nothing was written.
+    #[error(
+        "layer {name} of {tenant}/{timeline} is needed by the branch {}/{}, which left at LSN {}: it can be collected when that branch is deleted",
+        branch.tenant, branch.timeline, branch.lsn
+    )]
+    NeededByBranch {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The layer.
+        name: LayerName,
+        /// The branch.
+        branch: Box<BranchPoint>,
+    },
+    /// The point in time is not there: it never was, or it is collected.
+    #[error("timeline {tenant}/{timeline} has no state as of {at}; there is: {points}")]
+    PointNotFound {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// What was asked for.
+        at: String,
+        /// The oldest and the newest there are.
+        points: String,
+    },
+    /// The timeline that was to be made is there.
+    #[error("timeline {tenant}/{timeline} exists already: name another one, nothing is overwritten")]
+    TimelineExists {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
+    /// The timeline cannot be deleted because of its branches.
+    #[error(
+        "timeline {tenant}/{timeline} is not deleted, because there are branches of it: {branches}; delete those first"
+    )]
+    HasBranches {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// Which.
+        branches: String,
+    },
+    /// A branch was to be copied to where its ancestor is not.
+    #[error(
+        "timeline {timeline} is a branch of {}@{}, which tenant {tenant} does not have that far at {url}: copy the ancestor there first, under its own id",
+        ancestor.timeline, ancestor.lsn
+    )]
+    AncestorMissing {
+        /// The store.
+        url: String,
+        /// The tenant that is copied to.
+        tenant: TenantId,
+        /// The branch.
+        timeline: TimelineId,
+        /// What it needs.
+        ancestor: Ancestor,
+    },
+    /// Layers of a timeline that was to be copied are lost.
+    #[error(
+        "{object} is damaged ({problem}) and holds layers of {tenant}/{timeline}: `layerpack verify --repair` first, nothing was copied"
+    )]
+    SourceDamaged {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The object.
+        object: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The layer is not in the timeline.
     #[error("layer {name} is not in timeline {tenant}/{timeline}: `layerpack ls` lists what is")]
@@ -337,7 +450,7 @@ fn in_bytes(range: Option<&Range<u64>>) -> String {
 }
 
 /// A time as people write it: `2026-11-27T06:15:00Z`; of a time that no calendar has, the last one that it has.
-fn utc(time: UnixMillis) -> String {
+pub(crate) fn utc(time: UnixMillis) -> String {
     // The end of the year 9999, beyond which the text form ends.
     const LAST_MILLIS: u64 = 253_402_300_799_000;
     let time = UNIX_EPOCH + Duration::from_millis(time.0.min(LAST_MILLIS));

@@ -8,8 +8,11 @@
 //! what is in them.
 
 mod backup;
+mod branches;
 mod budget;
 mod catalog;
+mod copy;
+mod delete;
 mod durable;
 mod error;
 pub mod gc;
@@ -21,9 +24,12 @@ mod marker;
 mod object;
 mod pack;
 mod payload;
+mod point;
 mod progress;
 mod reader;
+mod rebuild;
 mod remove;
+mod repair;
 mod restore;
 pub mod rules;
 pub mod service;
@@ -34,10 +40,13 @@ mod view;
 mod writer;
 
 pub use backup::{
-    BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, MetadataConflict, Mirror, execute_backup,
-    plan_backup,
+    BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, KeptLayer, MetadataConflict, Mirror,
+    execute_backup, plan_backup,
 };
+pub use branches::{AncestorView, Ancestry, BranchChange, ancestors_first, change_branch_point, find_layers};
 pub use catalog::{Catalog, CatalogEntry, TimelineListing};
+pub use copy::{CopyOptions, CopyReport, CopyTarget, copy_timeline};
+pub use delete::{DeletePlan, Deletion, execute_delete, plan_delete};
 pub use durable::{DurableDir, Published};
 pub use error::{Error, Result};
 pub use hash::{HashCache, hash_files};
@@ -46,9 +55,12 @@ pub use local::{LocalLayer, LocalTimeline};
 pub use marker::{Created, Store, StoreMarker};
 pub use pack::PackOptions;
 pub use payload::abandoned_uploads;
+pub use point::{At, Point};
 pub use progress::Progress;
 pub use reader::{OnDemandTimeline, ReadOptions, ReadPool, Residency, TimelineReader};
+pub use rebuild::{Rebuild, rebuild_timeline};
 pub use remove::{Removal, TakeOver, remove_layers};
+pub use repair::{RepairOptions, RepairReport, repair_timeline};
 pub use restore::{
     MetadataOutcome, RestorePlan, RestoreReport, WriteOutcome, execute_restore, hash_existing, plan_restore,
 };

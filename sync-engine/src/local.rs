@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use layer_archive::{Ancestor, LayerName, Level, Lsn, LsnRange, TimelineMetadata};
+use layer_archive::{Ancestor, BranchPoint, LayerName, Level, Lsn, LsnRange, TimelineMetadata};
 
 /// A frozen layer in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,4 +37,9 @@ pub struct LocalTimeline {
     pub is_partial: bool,
     /// Where the timeline was branched off.
     pub ancestor: Option<Ancestor>,
+    /// The branches of this timeline that are on the disk too.
+    pub branches: Vec<BranchPoint>,
+    /// Names of layers that are not there any more and whose contents are in those that are. What else is gone a mirror
+    /// takes for collected.
+    pub compacted: BTreeSet<LayerName>,
 }

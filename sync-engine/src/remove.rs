@@ -44,7 +44,7 @@ pub struct Removal {
 
 /// Removes layers of the timeline that `view` shows, with one record; their bytes stay until they are collected.
 ///
-/// All of the names are layers of the timeline, or nothing is removed.
+/// All of the names are layers of the timeline, and none is *collected* that a branch needs, or nothing is removed.
 pub async fn remove_layers(
     store: &Store,
     view: TimelineView,
@@ -59,13 +59,20 @@ pub async fn remove_layers(
     if names.is_empty() {
         return Ok(Removal { seq: view.state.seq(), removed: 0 });
     }
+    let asked: Vec<Removed> = names.iter().map(|name| Removed { name: name.clone(), reason }).collect();
+    view.state.check_removals(&asked, &[])?;
     take_over.require(&view)?;
     let mut writer = TimelineWriter::claim(store, view, options).await?;
     // What somebody else has removed until the claim is removed.
     let there = names.iter().filter(|name| writer.view().state.layers().contains_key(*name));
     let removed: Vec<Removed> = there.map(|name| Removed { name: name.clone(), reason }).collect();
     let count = removed.len();
-    writer.append(Draft { removed, released: true, ..Draft::default() }, BundleWriter::new()).await?;
+    let draft = Draft { removed, released: true, ..Draft::default() };
+    match writer.append(draft, BundleWriter::new()).await {
+        // A branch that began until the claim.
+        Err(error @ Error::NeededByBranch { .. }) => return Err(writer.release_after(error).await),
+        appended => drop(appended?),
+    }
     let removal = Removal { seq: writer.view().state.seq(), removed: count };
     // The commit stands without it.
     if let Err(error) = writer.detach().await {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt, stream};
-use layer_archive::{LayerName, RawDigest};
+use layer_archive::{LayerName, RawDigest, TimelineMetadata};
 use storage_api::Key;
 
 use self::plan::RangeFetch;
@@ -125,6 +125,7 @@ pub async fn execute_restore(
         ..RestoreReport::default()
     };
     progress.expect(plan.raw_bytes);
+    let is_partial = plan.is_partial;
     let disk_full: OnceLock<Arc<Error>> = OnceLock::new();
     let fetches = plan.fetches.into_iter().map(|fetch| async {
         let layers = fetch.layers();
@@ -149,7 +150,12 @@ pub async fn execute_restore(
     }
     drop(fetches);
     dir.sync()?;
-    report.metadata = restore_metadata(state, dir, &report)?;
+    let is_whole = !is_partial && report.failed.is_empty() && report.conflicts.is_empty();
+    report.metadata = match state.metadata() {
+        None => MetadataOutcome::None,
+        Some(_) if !is_whole => MetadataOutcome::HeldBack,
+        Some(metadata) => restore_metadata(metadata, dir)?,
+    };
     Ok(report)
 }
 
@@ -225,15 +231,7 @@ impl RestoreReport {
     }
 }
 
-fn restore_metadata(
-    state: &TimelineState,
-    dir: &DurableDir,
-    report: &RestoreReport,
-) -> Result<MetadataOutcome> {
-    let Some(metadata) = state.metadata() else { return Ok(MetadataOutcome::None) };
-    if !report.failed.is_empty() || !report.conflicts.is_empty() {
-        return Ok(MetadataOutcome::HeldBack);
-    }
+fn restore_metadata(metadata: &TimelineMetadata, dir: &DurableDir) -> Result<MetadataOutcome> {
     let path = dir.path().join(metadata.file_name.as_str());
     let compare = || {
         let same = crate::hash::hash_file(&path)? == RawDigest::of(&metadata.bytes);

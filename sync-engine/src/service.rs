@@ -155,6 +155,12 @@ struct Timelines {
 }
 
 impl Core {
+    /// A timeline that is attached, or has stopped and was not detached.
+    pub(crate) fn attached(&self, tenant: &TenantId, timeline: &TimelineId) -> Option<TimelineHandle> {
+        let timelines = self.timelines.lock().unwrap_or_else(PoisonError::into_inner);
+        timelines.attached.get(&(tenant.clone(), timeline.clone())).cloned()
+    }
+
     /// The store, opened by the first timeline that reaches it.
     pub(crate) async fn store(&self) -> Result<&Store> {
         let open = || async {

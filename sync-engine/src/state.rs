@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{
     Ancestor, BranchPoint, BundleEntry, BundleId, BundleIndex, Commit, CommitFlags, Digest, Epoch,
-    FormatError, Generation, LayerEntry, LayerName, Location, Lsn, Manifest, Place, Seq, TenantId, Term,
-    TimelineId, TimelineMetadata, UnixMillis, WriterInfo,
+    FormatError, Generation, LayerEntry, LayerName, Location, Lsn, Manifest, PayloadId, Place, Seq, TenantId,
+    Term, TimelineId, TimelineMetadata, UnixMillis, WriterInfo,
 };
 
 /// What a timeline is after records 1 to [`seq`](Self::seq).
@@ -29,6 +29,15 @@ pub struct TimelineState {
     branch_points: BTreeSet<BranchPoint>,
     bundles: BTreeMap<BundleId, Bundle>,
     layers: BTreeMap<LayerName, LayerEntry>,
+}
+
+/// Why records are missing before one that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GapIs {
+    /// They are lost: nothing above a manifest that reads is ever collected.
+    Lost,
+    /// They may have been collected.
+    PerhapsCollected,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +139,50 @@ impl TimelineState {
     pub fn apply(&mut self, record: &BundleIndex) -> Result<(), FormatError> {
         let commit = record.commit().ok_or_else(|| malformed("a record without a commit"))?;
         self.check_succession(record, commit)?;
-        let mut history = self.history.0.to_vec();
+        self.take(record, commit)
+    }
+
+    /// Applies a record although others are missing before it, to a state that is rebuilt. On an error the state is not
+    /// to be used any more.
+    ///
+    /// After lost records removals and metadata are held back: what replaces those layers, or what the metadata needs, may
+    /// be what is lost. So the state is the one before the gap, and more layers.
+    pub(crate) fn apply_after_gap(&mut self, record: &BundleIndex, gap: GapIs) -> Result<(), FormatError> {
+        let commit = record.commit().ok_or_else(|| malformed("a record without a commit"))?;
+        let origin = record.origin();
+        if origin.tenant != self.tenant || origin.timeline != self.timeline || commit.seq <= self.seq {
+            return Err(malformed(format!("record {} does not follow record {}", commit.seq, self.seq)));
+        }
+        (self.term, self.epoch, self.generation) = (commit.term, commit.epoch, commit.generation);
+        let mut commit = commit.clone();
+        if gap == GapIs::Lost {
+            commit.removed.clear();
+            (commit.metadata, commit.disk_consistent_lsn) = (None, None);
+        }
+        self.take(record, &commit)
+    }
+
+    /// Takes in a payload object of which no record tells, to a state that is rebuilt.
+    pub(crate) fn take_payload(&mut self, index: &BundleIndex, id: PayloadId) -> Result<(), FormatError> {
+        let tail_len = u32::try_from(index.tail_len()).map_err(|_| malformed("an index over 4 GiB"))?;
+        let bundle = BundleId::Payload(id);
+        self.add_bundle(bundle, id.claim, index.object_len(), tail_len);
+        index.entries(bundle).into_iter().try_for_each(|layer| self.add_layer(layer))
+    }
+
+    /// Ends a rebuilt state at record `seq`, which may be lost, and lets go of the layers `lost`.
+    pub(crate) fn end_rebuild(&mut self, seq: Seq, lost: &[LayerName]) {
+        lost.iter().for_each(|name| self.remove_layer(name));
+        if seq > self.seq {
+            // Which history that was is lost with its records: this begins another.
+            self.history = Digest::of(&self.history.0);
+            self.seq = seq;
+        }
+    }
+
+    /// What a record does, whatever was before it.
+    fn take(&mut self, record: &BundleIndex, commit: &Commit) -> Result<(), FormatError> {
+        let mut history = commit.parent.0.to_vec();
         history.extend_from_slice(&record.record_id().0.0);
         self.history = Digest::of(&history);
         self.seq = commit.seq;

@@ -392,7 +392,7 @@ fn groups(index: &BundleIndex) -> Vec<std::ops::Range<usize>> {
 }
 
 /// What is wrong with an object, where that is what the error says; other errors end the verification.
-fn problem(error: Error) -> Result<String> {
+pub(crate) fn problem(error: Error) -> Result<String> {
     match error {
         Error::Damaged { object: _, range: _, source } => Ok(source.to_string()),
         Error::Storage(error) if error.is_not_found() => Ok("it is missing".into()),

@@ -157,6 +157,12 @@ impl TimelineView {
         Ok(Reading::Done(Box::new(view)))
     }
 
+    /// Whether the state is the newest that the objects that were listed tell of.
+    pub fn is_newest(&self) -> bool {
+        let TimelineListing { records, manifests, .. } = &self.listing;
+        records.keys().chain(manifests.keys()).all(|seq| *seq <= self.state.seq())
+    }
+
     /// Whether there is a newer manifest now than any that was listed.
     async fn moved_on(&self, objects: &dyn ObjectStore) -> Result<bool> {
         let newest = |manifests: &BTreeMap<Seq, ObjectInfo>| manifests.keys().next_back().copied();

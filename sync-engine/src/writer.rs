@@ -52,6 +52,7 @@ pub struct Draft {
     pub moved: Vec<Moved>,
     pub removed: Vec<Removed>,
     pub released: bool,
+    pub deleted: bool,
 }
 
 /// A timeline that this process has claimed.
@@ -105,11 +106,14 @@ impl TimelineWriter {
 
     /// Appends a record: a commit, and the bundle it commits. The commit is durable when this returns.
     ///
+    /// A draft that collects a layer that a branch needs is refused before anything is written.
+    ///
     /// After [`Error::UnknownOutcome`] the record is pending; after any other error it was not stored.
     pub async fn append(&mut self, draft: Draft, bundle: BundleWriter) -> Result<BundleIndex> {
         if let Some(pending) = &self.pending {
             return Err(Error::RecordPending { key: pending.key() });
         }
+        self.view.state.check_removals(&draft.removed, &draft.branch_points_added)?;
         self.freeze(self.commit(draft), bundle)?;
         self.send().await
     }
@@ -212,7 +216,7 @@ impl TimelineWriter {
         Commit {
             seq: state.seq().next(),
             parent: state.history(),
-            flags: CommitFlags { claim: false, released: draft.released, deleted: false },
+            flags: CommitFlags { claim: false, released: draft.released, deleted: draft.deleted },
             term: self.term,
             epoch: state.epoch(),
             generation: state.generation(),

@@ -43,6 +43,9 @@ pub struct KeyRange {
 }
 
 impl KeyRange {
+    /// All keys that can be written.
+    pub const ALL: Self = Self { start: LayerKey::MIN, end: LayerKey::MAX };
+
     /// The keys from `keys.start` to below `keys.end`; `None` where there are none.
     pub fn new(keys: std::ops::Range<LayerKey>) -> Option<Self> {
         (keys.start < keys.end).then_some(Self { start: keys.start, end: keys.end })

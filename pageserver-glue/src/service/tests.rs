@@ -132,3 +132,18 @@ fn a_cache_among_the_layers_and_a_directory_that_is_none_are_refused() {
     let attached = service.attach(&ID.parse().unwrap(), &ID.parse().unwrap(), None);
     assert!(matches!(attached, Err(ServiceError::WorkDir(_))), "{attached:?}");
 }
+
+#[test]
+fn a_directory_of_an_older_point_is_not_attached() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let workdir = TempDir::new().unwrap();
+    let dir = workdir.path().join("tenants").join(ID).join("timelines").join(ID);
+    let mark = workdir.path().join(".layerpack/past").join(ID);
+    fs::create_dir_all(&dir).unwrap();
+    fs::create_dir_all(&mark).unwrap();
+    put(&mark, ID, b"record 7 of store x\n");
+    let service = Service::start(config(&objects, workdir.path())).unwrap();
+    let refused = service.attach(&ID.parse().unwrap(), &ID.parse().unwrap(), None).unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("record 7 of store x") && said.contains("copy --at"), "{said}");
+}

@@ -92,6 +92,23 @@ impl WorkDir {
         self.scan_with(&self.timeline_dir(tenant, timeline), List::read)
     }
 
+    /// The metadata file of a timeline, where it has one.
+    pub fn metadata(
+        &self,
+        tenant: &TenantId,
+        timeline: &TimelineId,
+    ) -> Result<Option<MetadataFile>, WorkDirError> {
+        let dir = self.timeline_dir(tenant, timeline);
+        self.require_directory(&dir)?;
+        let (Some(bytes), Ok(name)) =
+            (read_metadata(&dir.join(METADATA_FILE))?, LayerName::new(METADATA_FILE))
+        else {
+            return Ok(None);
+        };
+        let parsed = ParsedMetadata::parse(&bytes);
+        Ok(Some(MetadataFile { name, bytes, parsed }))
+    }
+
     /// [`WorkDir::scan`] of `dir`, which `list` goes over once a call.
     pub(super) fn scan_with(
         &self,

@@ -80,9 +80,18 @@ fn an_ancestor_can_be_named_where_no_file_names_it(kind: Kind) {
     let backup = "backup --workdir {a} --remote {url} --tenant {tenant} --timeline {timeline} --ancestor";
     bench.run(&format!("{backup} 4b0e97c3b3b77d9d7627f78e7668db78")).expect(2).says(&["@", "LSN"]);
     bench.run(&format!("{backup} x@0/1")).expect(2).says(&["32 lower-case"]);
+    let (ancestor, _) = ANCESTOR.split_once('@').unwrap();
+    bench.run(&format!("{backup} {ANCESTOR}")).expect(4).says(&[ancestor, "back the ancestor up first"]);
+    let dir = bench.timeline_dir("a", ancestor);
+    std::fs::create_dir_all(&dir).unwrap();
+    crate::support::put(&dir.join(crate::support::layer_name(2)), b"of the ancestor");
+    bench
+        .run(&format!("backup --workdir {{a}} --remote {{url}} --tenant {{tenant}} --timeline {ancestor}"))
+        .expect(0);
     bench.run(&format!("{backup} {ANCESTOR}")).expect(0);
     let status = bench.run("status --json --remote {url}").expect(0).json();
-    assert_eq!(status["timelines"][0]["ancestor"], json!(ANCESTOR));
+    assert_eq!(status["timelines"][1]["ancestor"], json!(ANCESTOR));
+    assert_eq!(status["timelines"][0]["branches"][0]["timeline"], status["timelines"][1]["timeline"]);
     // Of which timeline it is said must be said too.
     bench.run(&format!("backup --workdir {{a}} --remote {{url}} --ancestor {ANCESTOR}")).expect(2);
 }

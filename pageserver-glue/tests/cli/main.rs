@@ -15,11 +15,13 @@ macro_rules! on_both {
     };
 }
 
+mod branches;
 mod commands;
 mod crashes;
 mod dry_run;
 mod faults;
 mod gc;
+mod real_branch;
 mod round_trip;
 mod s3_errors;
 mod s3_options;
@@ -27,3 +29,4 @@ mod s3_wire;
 mod stock_tools;
 mod stored;
 mod support;
+mod time;

@@ -23,6 +23,8 @@ pub struct RestorePlan {
     pub conflicts: Vec<Conflict>,
     /// Files that are there and cannot be read.
     pub failed: Vec<FailedLayer>,
+    /// Whether something that the timeline's metadata needs will be missing all the same. Then it is held back.
+    pub is_partial: bool,
     /// Layers to be written.
     pub layers: usize,
     /// Their raw bytes.

@@ -52,8 +52,10 @@ pub(super) fn is_empty(draft: &Draft) -> bool {
         moved,
         removed,
         released,
+        deleted,
     } = draft;
-    let facts = metadata.is_some() || disk_consistent_lsn.is_some() || ancestor.is_some() || *released;
+    let ends = *released || *deleted;
+    let facts = metadata.is_some() || disk_consistent_lsn.is_some() || ancestor.is_some() || ends;
     let branches = !branch_points_added.is_empty() || !branch_points_removed.is_empty();
     let layers = !payloads.is_empty() || !added.is_empty() || !moved.is_empty() || !removed.is_empty();
     !facts && !branches && !layers

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layer_archive::{Lsn, Seq};
+use layer_archive::{BranchPoint, Lsn, Seq};
 use tokio::task::AbortHandle;
 
 use super::shared::{Inner, Shared};
@@ -76,6 +76,17 @@ impl TimelineHandle {
     /// must stay until then, or until the layers were handed over as removed.
     pub fn hand_over(&self, change: Change) -> Result<Ticket, HandOverError> {
         self.shared.hand_over(change)
+    }
+
+    /// Says that a branch of the timeline is about to begin, and waits until its log says so. Who backs a branch up in the
+    /// same service need not: the branch's first record waits for this.
+    pub async fn begin_branch(&self, point: BranchPoint) -> Result<(), Stopped> {
+        self.shared.nudge(|inner| {
+            if !inner.stored_branches.contains(&point) {
+                inner.branches.insert(point.clone());
+            }
+        });
+        self.wait_until(|inner| inner.opened && inner.stored_branches.contains(&point)).await
     }
 
     /// Waits until the change, and all before it, are durable. What is queued does not linger meanwhile.

@@ -6,14 +6,19 @@ use std::sync::Arc;
 use layer_archive::{BundleId, BundleWriter, LayerName};
 
 use super::facts;
-use super::queue::{Chosen, LayerFate, LayerKey};
+use super::queue::{Chosen, LayerFate, LayerKey, Pending};
 use super::task::TimelineTask;
-use super::{Event, Ticket};
+use super::{Event, Stopped, Ticket};
 use crate::backup::plan_backup_with;
+use crate::branches::BranchChange;
+use crate::branches::tell_ancestor;
 use crate::budget::Room;
 use crate::pack::PackInput;
 use crate::upload::{LastBundle, Upload, UploadOptions, Uploaded};
-use crate::{BackupPlan, Draft, Error, FailedLayer, LocalTimeline, Mirror, Progress, Result, TimelineWriter};
+use crate::{
+    BackupPlan, Draft, Error, FailedLayer, LocalTimeline, Mirror, Progress, Result, TimelineState,
+    TimelineWriter,
+};
 
 /// Raw bytes that go into one record, in targets of a bundle: what one timeline does before others have their turn, and
 /// what is done again after a crash.
@@ -114,10 +119,12 @@ impl TimelineTask {
         inputs: &[PackInput],
     ) -> Result<bool> {
         if self.is_claimed {
+            self.tell_ancestor(writer).await?;
             return Ok(true);
         }
         // What was on the disk at the start, and is in the store, is no reason to write.
-        if inputs.is_empty() && until == Ticket::default() {
+        let branches = self.shared.read(|inner| !inner.branches.is_empty());
+        if inputs.is_empty() && until == Ticket::default() && !branches {
             let cut = self
                 .shared
                 .read(|inner| inner.queue.cut(until, &BTreeSet::new(), |metadata| inner.accepts(metadata)));
@@ -129,6 +136,7 @@ impl TimelineTask {
                 return Ok(false);
             }
         }
+        self.tell_ancestor(writer).await?;
         writer.ensure_claimed().await?;
         self.shared.update(|inner| inner.take_in(writer));
         let stood_still = writer.view().state.seq() == self.compared_at.next();
@@ -140,6 +148,29 @@ impl TimelineTask {
         self.is_claimed = true;
         self.local = None;
         Ok(stood_still)
+    }
+
+    /// Tells the ancestor that what waits names, if the store does not know it yet, of this branch: before its first
+    /// record. An ancestor that this service looks after does so itself.
+    async fn tell_ancestor(&self, writer: &TimelineWriter) -> Result<()> {
+        let named = |change: &Pending| change.ancestor.clone();
+        let named = self.shared.read(|inner| inner.queue.changes().filter_map(named).last());
+        let state = &writer.view().state;
+        let Some(ancestor) = named.filter(|named| state.ancestor() != Some(named)) else { return Ok(()) };
+        if let Some(handle) = self.core.attached(&self.name.0, &ancestor.timeline)
+            && ancestor.timeline != self.name.1
+        {
+            match handle.begin_branch(state.leaving(&ancestor)).await {
+                Ok(()) => return Ok(()),
+                // Nobody here writes to it any more.
+                Err(Stopped::Detached) => {}
+                // Who has taken the ancestor over has taken its branches over too.
+                Err(Stopped::Stopped(error)) => {
+                    return Err(state.ancestor_failed(&ancestor, Error::Task(error.to_string())));
+                }
+            }
+        }
+        tell_ancestor(writer.store(), state, &ancestor, BranchChange::Begins, &self.writer_options()).await
     }
 
     /// Packs and uploads. Returns what goes into the record, and which layers are in it.
@@ -216,7 +247,11 @@ impl TimelineTask {
         let (cut, (mut draft, uploaded), is_last) = self.shared.read(|inner| {
             let cut = inner.queue.cut(until, &packed, |metadata| inner.accepts(metadata));
             let is_last = inner.closing && cut == Some(inner.queue.last());
-            (cut, facts::draft(&inner.queue, &writer.view().state, cut), is_last)
+            let (mut draft, uploaded) = facts::draft(&inner.queue, &writer.view().state, cut);
+            // They wait for no layers: a branch that cannot begin has layers of its own that wait.
+            draft.branch_points_added = inner.branches.iter().cloned().collect();
+            keep_needed(&writer.view().state, &mut draft);
+            (cut, (draft, uploaded), is_last)
         });
         self.note_held_back();
         let sent = Sent {
@@ -301,4 +336,17 @@ impl TimelineTask {
             tracing::error!(%error, "metadata is held back");
         }
     }
+}
+
+/// Takes out of a draft what would collect layers that branches need: they stay in the store, which costs room and loses
+/// nothing. Asked again when the branch has ended, they go.
+fn keep_needed(state: &TimelineState, draft: &mut Draft) {
+    let beginning = &draft.branch_points_added;
+    draft.removed.retain(|removed| match state.check_removals(std::slice::from_ref(removed), beginning) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "a removal was left out");
+            false
+        }
+    });
 }

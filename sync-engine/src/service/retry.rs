@@ -44,6 +44,12 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::Held { .. }
         | Error::StaleGeneration { .. }
         | Error::TimelineDeleted { .. } => Remedy::Stop,
+        // It may yet be backed up; whoever has taken it over has not taken this timeline over.
+        Error::Ancestor { source, .. } => match (&**source, remedy(source)) {
+            (Error::TimelineNotFound { .. }, _) => Remedy::Again,
+            (_, Remedy::Stop) => Remedy::Person,
+            (_, remedy) => remedy,
+        },
         Error::Unstable { .. }
         | Error::Task(_)
         | Error::EqualLayerFailed { .. }
@@ -57,6 +63,14 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::ObjectTooNew { .. }
         | Error::Gap { .. }
         | Error::TimelineNotFound { .. }
+        | Error::AncestorCycle { .. }
+        | Error::TooManyAncestors { .. }
+        | Error::NeededByBranch { .. }
+        | Error::PointNotFound { .. }
+        | Error::TimelineExists { .. }
+        | Error::HasBranches { .. }
+        | Error::AncestorMissing { .. }
+        | Error::SourceDamaged { .. }
         | Error::LayerNotFound { .. }
         | Error::LayerRemoved { .. }
         | Error::NameTaken { .. }

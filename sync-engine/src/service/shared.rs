@@ -1,9 +1,10 @@
 //! What a timeline's task and its handles share.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use layer_archive::{Lsn, Seq, TimelineMetadata};
+use layer_archive::{BranchPoint, Lsn, Seq, TimelineMetadata};
 use storage_api::Clock;
 use tokio::sync::{Notify, watch};
 
@@ -62,6 +63,10 @@ pub(super) struct Inner {
     pub(super) waiters: usize,
     /// The LSN of the last metadata that was handed over.
     pub(super) handed_over_lsn: Option<Lsn>,
+    /// Branches that the timeline is to be told of.
+    pub(super) branches: BTreeSet<BranchPoint>,
+    /// Branches that the timeline in the store knows.
+    pub(super) stored_branches: BTreeSet<BranchPoint>,
     /// The metadata in the store and its LSN.
     pub(super) stored_metadata: Option<TimelineMetadata>,
     pub(super) stored_lsn: Option<Lsn>,

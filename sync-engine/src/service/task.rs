@@ -130,11 +130,7 @@ impl TimelineTask {
         for finding in &view.damage {
             tracing::error!(object = %finding.object, problem = %finding.problem, "damage was found");
         }
-        let options = WriterOptions {
-            writer: self.core.options.writer.clone(),
-            generation: self.generation,
-            clock: Arc::clone(&self.core.options.clock),
-        };
+        let options = self.writer_options();
         let seq = view.state.seq();
         let writer = TimelineWriter::new(store, view, options)?;
         self.reconcile(&writer).await?;
@@ -144,6 +140,14 @@ impl TimelineTask {
         });
         self.tell(&Event::Opened { seq });
         Ok(writer)
+    }
+
+    pub(super) fn writer_options(&self) -> WriterOptions {
+        WriterOptions {
+            writer: self.core.options.writer.clone(),
+            generation: self.generation,
+            clock: Arc::clone(&self.core.options.clock),
+        }
     }
 
     /// Compares the disk with what the writer knows, and puts what is missing in front of what was handed over.
@@ -293,11 +297,13 @@ impl Inner {
         self.seq = Some(state.seq());
         self.stored_metadata = state.metadata().cloned();
         self.stored_lsn = state.disk_consistent_lsn();
+        self.stored_branches = state.branch_points().cloned().collect();
+        self.branches.retain(|point| !self.stored_branches.contains(point));
     }
 
     fn work(&self, was_sent: bool, bundle_bytes_target: u64) -> Work {
         let queue = &self.queue;
-        if was_sent {
+        if was_sent || !self.branches.is_empty() {
             return Work::Now;
         }
         let first = queue.choose(0, 1).layers.first().map(|((ticket, _), _)| *ticket);

@@ -65,7 +65,7 @@ impl TimelineWriter {
         Ok(payload_ref(id, &finished))
     }
 
-    fn next_payload(&mut self) -> Result<(PayloadId, Key)> {
+    pub(crate) fn next_payload(&mut self) -> Result<(PayloadId, Key)> {
         let id = PayloadId { claim: self.claim, term: self.term, number: self.next_payload };
         self.next_payload += 1;
         Ok((id, self.view.keys.bundle(BundleId::Payload(id))?))

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backup_restore;
+mod branches;
 mod damage;
 mod hazards;
 mod on_demand;

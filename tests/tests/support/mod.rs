@@ -31,7 +31,7 @@ pub(crate) async fn backup_packed(
 ) -> Vec<BackupReport> {
     let workdir = WorkDir::open(workdir).unwrap();
     let mut reports = Vec::new();
-    let how = BackupChoices { mirror, ancestor: None };
+    let how = BackupChoices { mirror, ..BackupChoices::default() };
     for (tenant, timeline) in timelines(&workdir) {
         let writer = WriterInfo { host: "host".into(), pid: std::process::id(), program: "tests".into() };
         let writer = WriterOptions { writer, generation: None, clock: Arc::new(SystemClock) };

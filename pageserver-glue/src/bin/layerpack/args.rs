@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use layer_archive::{Ancestor, TenantId, TimelineId};
+use layer_archive::{Ancestor, Seq, TenantId, TimelineId, UnixMillis};
+use sync_engine::At;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -12,7 +13,7 @@ Exit codes:
     1  failed or incomplete; what was left out is listed
     2  called wrongly
     3  damage found
-    4  the tenant, timeline or layer is not in the store
+    4  the tenant, timeline, layer or point in time is not in the store
     5  another writer has taken the timeline over, or holds it
     6  the store is missing, unreachable or refuses
   130, 143  interrupted: run it again";
@@ -84,10 +85,20 @@ pub(crate) enum Command {
     /// Points in time stay restorable for the retention period, by the store's clock. On a timeline that is held by its
     /// writer it only deletes, and leaves repacking to that writer.
     Gc(Gc),
+    /// Make a new timeline of a state of another one
+    ///
+    /// Inside a store the store copies the bundles itself; to another store they stream through. The new timeline is there
+    /// with its last request, and both go on independently. A branch is copied to where its ancestor is.
+    Copy(Copy),
+    /// Delete a timeline, for ever; a dry run without --execute
+    ///
+    /// A tombstone says so; its bytes go with `gc` after retention, and until then `restore --at` still finds its states.
+    /// Refused while there are branches of it. Its id is never used again.
+    Delete(Delete),
     /// Check that the store has what it should have
     ///
     /// Reads the manifests and compares them with the objects that are there; with --deep also reads and checks every
-    /// byte of every bundle.
+    /// byte of every bundle. With --repair what is damaged is stored anew, from what still reads and from the local files.
     Verify(Verify),
 }
 
@@ -97,6 +108,7 @@ impl Command {
         match self {
             Self::Backup(backup) => backup.retry.retry_for,
             Self::Restore(restore) => restore.retry.retry_for,
+            Self::Copy(_) | Self::Delete(_) => None,
             Self::Status(_)
             | Self::Ls(_)
             | Self::Inspect(_)
@@ -191,6 +203,64 @@ fn ancestor(text: &str) -> Result<Ancestor, String> {
     Ok(Ancestor { timeline, lsn })
 }
 
+const POINT: &str = "seq:N|lsn:X/Y|time:RFC3339";
+
+/// A point in time.
+fn point(text: &str) -> Result<At, String> {
+    let (kind, value) = text.split_once(':').unwrap_or((text, ""));
+    match kind {
+        "seq" => value.parse().map(|seq| At::Seq(Seq(seq))).map_err(|error| format!("{value:?}: {error}")),
+        "lsn" => value.parse().map(At::Lsn).map_err(|error: layer_archive::InvalidId| error.to_string()),
+        "time" => {
+            let time = humantime::parse_rfc3339_weak(value).map_err(|error| format!("{value:?}: {error}"))?;
+            let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| "before 1970".to_owned())?;
+            let millis = u64::try_from(since.as_millis()).map_err(|error| error.to_string())?;
+            Ok(At::Time(UnixMillis(millis)))
+        }
+        _ => Err("seq:12, lsn:0/169C348 and time:2026-11-27T06:15:00Z work".into()),
+    }
+}
+
+/// A timeline of a tenant, `<tenant>/<timeline>`.
+fn tenant_timeline(text: &str) -> Result<(TenantId, TimelineId), String> {
+    let (tenant, timeline) = text.split_once('/').ok_or("a tenant, / and a timeline work")?;
+    let tenant = tenant.parse().map_err(|error: layer_archive::InvalidId| error.to_string())?;
+    Ok((tenant, timeline.parse().map_err(|error: layer_archive::InvalidId| error.to_string())?))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    /// The timeline to be copied
+    #[arg(long, value_name = "TENANT/TIMELINE", value_parser = tenant_timeline)]
+    pub(crate) from: (TenantId, TimelineId),
+    /// The timeline to be made
+    #[arg(long, value_name = "TENANT/TIMELINE", value_parser = tenant_timeline)]
+    pub(crate) to: (TenantId, TimelineId),
+    /// The state to be copied; the newest if not said
+    #[arg(long, value_name = POINT, value_parser = point)]
+    pub(crate) at: Option<At>,
+    /// The store of the timeline to be made, which must exist; the same store if not said
+    #[arg(long, value_name = "URL")]
+    pub(crate) to_remote: Option<String>,
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArg,
+    #[command(flatten)]
+    pub(crate) which: OneTimeline,
+    /// Do it
+    #[arg(long)]
+    pub(crate) execute: bool,
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArg,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
     #[command(flatten)]
@@ -199,6 +269,9 @@ pub(crate) struct Restore {
     pub(crate) remote: RemoteArg,
     #[command(flatten)]
     pub(crate) selection: Selection,
+    /// As of a record (needs --timeline), an LSN or a time, into an empty directory; `backup` refuses that directory
+    #[arg(long, value_name = POINT, value_parser = point)]
+    pub(crate) at: Option<At>,
     #[command(flatten)]
     pub(crate) retry: RetryArg,
     /// Say what would be done, and write nothing
@@ -319,4 +392,12 @@ pub(crate) struct Verify {
     /// Compare the checksums that the store keeps, where it keeps them, without reading the bundles
     #[arg(long, conflicts_with = "deep")]
     pub(crate) stored: bool,
+    /// Also compare the layers of this work directory with the store, by their contents
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// Store anew what is damaged, from what still reads and from the work directory
+    #[arg(long)]
+    pub(crate) repair: bool,
+    #[command(flatten)]
+    pub(crate) take_over: TakeOverArg,
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use layer_archive::{TenantId, TimelineId};
-use pageserver_glue::{BackupChoices, Skipped, TimelineBackup, WorkDir, backup_timeline};
+use pageserver_glue::{BackupChoices, Skipped, TimelineBackup, WorkDir, WorkDirBranches, backup_timeline};
 use serde::Serialize;
 use sync_engine::{
     BackupOptions, BackupReport, Catalog, Created, Error, MetadataConflict, Mirror, Progress, Store,
@@ -15,7 +15,7 @@ use sync_engine::{
 use crate::args::{Backup, Selection};
 use crate::dry_run::DryRun;
 use crate::exit::{Exit, Failure};
-use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
+use crate::layers::{ConflictJson, FailedJson, KeptJson, SkippedJson, conflict_json, failed_json};
 use crate::output::{Outcome, counted, explain, explain_failure, human_bytes, names_line, printable};
 use crate::session::{Session, concerns_one_timeline};
 
@@ -54,6 +54,7 @@ struct TimelineJson {
     metadata_held_back: bool,
     metadata_conflict: Option<MetadataConflictJson>,
     removals_held_back: usize,
+    kept_for_branches: Vec<KeptJson>,
     manifest_error: Option<String>,
     error: Option<String>,
 }
@@ -78,7 +79,10 @@ type Done = ((TenantId, TimelineId), Result<TimelineBackup, Failure>);
 
 pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome, Failure> {
     let workdir = WorkDir::open(session.workdir(&arguments.workdir)?)?;
-    let work = find_work(&workdir, &arguments.selection)?;
+    let mut work = find_work(&workdir, &arguments.selection)?;
+    let named = work.timelines.first().zip(arguments.ancestor.as_ref());
+    let branches = WorkDirBranches::read(&workdir, &work.timelines, named);
+    work.timelines = branches.ancestors_first(&work.timelines);
     let pack = session.pack_options()?;
     let mirror = match (arguments.mirror, arguments.force) {
         (false, _) => Mirror::Off,
@@ -86,7 +90,11 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         (true, true) => Mirror::Forced,
     };
     session.require_apart(&arguments.remote, workdir.root())?;
-    let how = BackupChoices { mirror, ancestor: arguments.ancestor.clone() };
+    let how = |id: &(TenantId, TimelineId)| BackupChoices {
+        mirror,
+        ancestor: arguments.ancestor.clone(),
+        branches: branches.of((&id.0, &id.1)),
+    };
     if arguments.dry_run {
         return dry_run(session, arguments, &workdir, work, &how).await;
     }
@@ -102,6 +110,7 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         let meter = session.meter("backing up", timeline, &progress);
         let options = BackupOptions { writer: session.writer_options(), pack, progress };
         let listing = listings.take(&id);
+        let how = how(&id);
         let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, &how, options).await;
         drop(meter);
         // While this timeline was written the others may have been, by somebody else.
@@ -124,7 +133,7 @@ async fn dry_run(
     arguments: &Backup,
     workdir: &WorkDir,
     work: Work,
-    how: &BackupChoices,
+    how: &impl Fn(&(TenantId, TimelineId)) -> BackupChoices,
 ) -> Result<Outcome, Failure> {
     let store = match session.open(&arguments.remote).await {
         Ok(store) => Some(store),
@@ -142,7 +151,7 @@ async fn dry_run(
     }
     for id in &work.timelines {
         let listing = listings.take(id);
-        run.backup(store.as_ref(), workdir, (&id.0, &id.1), listing, how).await?;
+        run.backup(store.as_ref(), workdir, (&id.0, &id.1), listing, &how(id)).await?;
     }
     Ok(run.finish())
 }
@@ -296,6 +305,7 @@ impl TimelineJson {
             metadata_held_back: false,
             metadata_conflict: None,
             removals_held_back: 0,
+            kept_for_branches: Vec::new(),
             manifest_error: None,
             error: None,
         };
@@ -306,6 +316,7 @@ impl TimelineJson {
                 json.metadata_held_back = report.metadata_held_back;
                 json.metadata_conflict = report.metadata_conflict.as_ref().map(MetadataConflictJson::new);
                 json.removals_held_back = report.removals_held_back;
+                json.kept_for_branches = report.kept.iter().map(KeptJson::from).collect();
                 json.manifest_error = report.manifest_error.as_deref().map(explain);
             }
             Err(failure) => json.error = Some(explain_failure(failure)),
@@ -339,6 +350,14 @@ impl Outcome {
             let layers = counted(report.removals_held_back, "layer");
             self.warnings.push(format!(
                 "{layers} that the work directory does not have stayed in the store: what replaces them may be missing"
+            ));
+        }
+        if let Some(first) = report.kept.first() {
+            let layers = counted(report.kept.len(), "layer");
+            self.warnings.push(format!(
+                "{layers} of {tenant}/{timeline} that the work directory does not have stayed in the store, such as \
+                 {}: branches need them ({}), and no layers that are there hold the same",
+                first.name, first.branch.timeline
             ));
         }
         if let Some(MetadataConflict { local, stored }) = &report.metadata_conflict {

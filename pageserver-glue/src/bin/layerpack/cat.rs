@@ -1,10 +1,11 @@
 //! `layerpack cat`.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use serde::Serialize;
-use sync_engine::{Error, TimelineReader};
+use sync_engine::{Error, TimelineReader, find_layers};
 
 use crate::args::Cat;
 use crate::exit::Failure;
@@ -26,11 +27,15 @@ struct CatJson {
 pub(crate) async fn run(session: &Session, arguments: &Cat) -> Result<Outcome, Failure> {
     let Cat { remote, which, layer, offset, length } = arguments;
     let (store, view) = session.open_timeline(remote, which).await?;
-    let entry = view.state.layers().get(layer).ok_or_else(|| Error::LayerNotFound {
+    let not_found = || Error::LayerNotFound {
         tenant: which.tenant.clone(),
         timeline: which.timeline.clone(),
         name: layer.clone(),
-    })?;
+    };
+    // In the timeline, or in the ancestor that has it.
+    let found = find_layers(&store, view, &BTreeSet::from([layer.clone()])).await?;
+    let (view, _) = found.into_iter().next().ok_or_else(not_found)?;
+    let entry = view.state.layers().get(layer).ok_or_else(not_found)?;
     let end = length.map_or(u64::MAX, |length| offset.saturating_add(length)).min(entry.raw.size);
     let reader = TimelineReader::new(&store, view.clone(), Arc::default());
     let mut at = *offset;
@@ -44,7 +49,7 @@ pub(crate) async fn run(session: &Session, arguments: &Cat) -> Result<Outcome, F
     }
     let json = CatJson {
         tenant: which.tenant.to_string(),
-        timeline: which.timeline.to_string(),
+        timeline: view.state.timeline().to_string(),
         layer: layer.to_string(),
         offset: *offset,
         length: at - offset,

@@ -8,7 +8,7 @@ use pageserver_glue::{
     BackupChoices, Skipped, TimelinePlan, WorkDir, plan_timeline_backup, plan_timeline_restore,
 };
 use serde::Serialize;
-use sync_engine::{CatalogEntry, Error, Store, TimelineListing, TimelineState, TimelineView};
+use sync_engine::{Error, Store, TimelineListing, TimelineState, TimelineView};
 
 use crate::exit::Failure;
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
@@ -141,20 +141,29 @@ impl<'a> DryRun<'a> {
         Ok(())
     }
 
+    /// Ancestors of a timeline that cannot be restored with it.
+    pub(crate) fn add_missing_past(
+        &mut self,
+        (tenant, timeline): (&TenantId, &TimelineId),
+        failure: &Failure,
+    ) {
+        let why = explain_failure(failure);
+        self.outcome.problems.push(format!("{tenant}/{timeline} would be restored without its past: {why}"));
+        self.outcome.exit = self.outcome.exit.or_worse(failure.exit());
+    }
+
     /// Plans the restore of a timeline. Without a work directory everything is missing.
     pub(crate) async fn restore(
         &mut self,
-        store: &Store,
         workdir: Option<&WorkDir>,
-        entry: CatalogEntry,
+        view: &TimelineView,
     ) -> Result<(), Failure> {
-        let CatalogEntry { tenant, timeline, listing } = entry;
-        let view = TimelineView::open_existing(store, &tenant, &timeline, listing).await?;
         let (plan, extra) = match workdir {
-            Some(workdir) => plan_timeline_restore(workdir, &view, &Arc::default()).await?,
+            Some(workdir) => plan_timeline_restore(workdir, view, &Arc::default()).await?,
             None => (sync_engine::plan_restore(&view.state, Default::default()), Vec::new()),
         };
-        let id = (&tenant, &timeline);
+        let (tenant, timeline) = (view.state.tenant(), view.state.timeline());
+        let id = (tenant, timeline);
         self.json.conflicts.extend(plan.conflicts.iter().map(|conflict| conflict_json(id, conflict)));
         self.json.failed.extend(plan.failed.iter().map(|failed| failed_json(id, failed)));
         self.outcome.add_layer_problems("restore", &plan.conflicts, &plan.failed);

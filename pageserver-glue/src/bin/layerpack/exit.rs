@@ -151,6 +151,12 @@ pub(crate) fn advice(error: &EngineError) -> Option<&'static str> {
             }
             _ => None,
         },
+        EngineError::Ancestor { source, .. } => match &**source {
+            EngineError::TimelineNotFound { .. } => {
+                Some("back the ancestor up first, a branch is not whole without it")
+            }
+            source => advice(source),
+        },
         EngineError::Local { .. } => Some("check the path and the room on its disk, then run it again"),
         EngineError::LayerChanged { .. } => Some("run the backup again"),
         _ => None,
@@ -166,11 +172,16 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::StoreCannotFence { .. }
         | EngineError::UnknownOutcome { .. }
         | EngineError::ObjectTooNew { .. } => Exit::Unreachable,
-        EngineError::MarkerDamaged { .. } | EngineError::Damaged { .. } | EngineError::Gap { .. } => {
-            Exit::Damaged
-        }
+        EngineError::MarkerDamaged { .. }
+        | EngineError::Damaged { .. }
+        | EngineError::SourceDamaged { .. }
+        | EngineError::Gap { .. }
+        | EngineError::AncestorCycle { .. } => Exit::Damaged,
+        EngineError::Ancestor { source, .. } => exit_of(source),
         EngineError::TimelineNotFound { .. }
         | EngineError::TimelineDeleted { .. }
+        | EngineError::PointNotFound { .. }
+        | EngineError::AncestorMissing { .. }
         | EngineError::LayerNotFound { .. }
         | EngineError::LayerRemoved { .. } => Exit::NotFound,
         EngineError::Fenced { .. } | EngineError::Held { .. } | EngineError::StaleGeneration { .. } => {
@@ -185,6 +196,10 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::Unpackable { .. }
         | EngineError::MirrorTooMuch { .. }
         | EngineError::UnfinishedRestore { .. }
+        | EngineError::NeededByBranch { .. }
+        | EngineError::TooManyAncestors { .. }
+        | EngineError::TimelineExists { .. }
+        | EngineError::HasBranches { .. }
         | EngineError::Task(_) => Exit::Failed,
         // The engine may learn new errors; until they have a code here they are failures.
         _ => Exit::Failed,

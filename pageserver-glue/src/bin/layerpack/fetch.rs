@@ -1,12 +1,12 @@
 //! `layerpack fetch`.
 
-use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::sync::Arc;
 
-use layer_archive::{LayerEntry, LayerName};
+use layer_archive::{LayerEntry, LayerName, TimelineId};
 use pageserver_glue::WorkDir;
 use serde::Serialize;
-use sync_engine::{Conflict, Error, FailedLayer, Progress, TimelineReader, TimelineState, WriteOutcome};
+use sync_engine::{Conflict, FailedLayer, Progress, TimelineReader, WriteOutcome, find_layers};
 
 use crate::args::Fetch;
 use crate::exit::{Exit, Failure, exit_of};
@@ -22,8 +22,16 @@ struct FetchJson {
     raw_bytes: u64,
     stored_bytes: u64,
     present: usize,
+    /// Those that are in the directories of the timeline's ancestors, because they are theirs.
+    from_ancestors: Vec<FromAncestorJson>,
     conflicts: Vec<ConflictJson>,
     failed: Vec<FailedJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct FromAncestorJson {
+    timeline: String,
+    name: String,
 }
 
 /// What became of the layers.
@@ -33,6 +41,7 @@ struct Fetched {
     raw_bytes: u64,
     stored_bytes: u64,
     present: usize,
+    from_ancestors: Vec<(TimelineId, LayerName)>,
     conflicts: Vec<Conflict>,
     failed: Vec<FailedLayer>,
 }
@@ -41,20 +50,27 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
     let workdir = session.workdir(&arguments.workdir)?;
     let (tenant, timeline) = (&arguments.which.tenant, &arguments.which.timeline);
     let (store, view) = session.open_timeline(&arguments.remote, &arguments.which).await?;
-    let entries = find(&view.state, &arguments.layers)?;
+    // One that is nowhere keeps all from being fetched.
+    let found = find_layers(&store, view, &arguments.layers.iter().cloned().collect()).await?;
     let workdir = WorkDir::create(workdir)?;
-    let dir = workdir.create_timeline_dir(tenant, timeline)?;
-    dir.sweep()?;
     let progress = Arc::new(Progress::default());
     let meter = session.meter("fetching into", timeline, &progress);
-    let reader = TimelineReader::new(&store, view.clone(), Arc::default());
-    let mut fetched = Fetched::default();
-    for entry in entries {
-        match reader.fetch(&entry.name, &dir, &progress).await {
-            Ok(outcome) => fetched.add(entry, outcome),
-            Err(error) if exit_of(&error) == Exit::Unreachable => return Err(error.into()),
-            Err(error) => {
-                fetched.failed.push(FailedLayer { name: entry.name.clone(), error: Arc::new(error) });
+    let (mut fetched, mut damage) = (Fetched::default(), Vec::new());
+    for (view, names) in found {
+        // An ancestor's layer belongs among the ancestor's: in the branch's directory it would be the branch's own.
+        let at = view.state.timeline().clone();
+        let dir = workdir.create_timeline_dir(tenant, &at)?;
+        dir.sweep()?;
+        damage.extend(view.damage.iter().cloned());
+        if at != *timeline {
+            fetched.from_ancestors.extend(names.iter().map(|name| (at.clone(), name.clone())));
+        }
+        let reader = TimelineReader::new(&store, view.clone(), Arc::default());
+        for name in names {
+            match reader.fetch(&name, &dir, &progress).await {
+                Ok(outcome) => fetched.add(view.state.layers().get(&name), outcome),
+                Err(error) if exit_of(&error) == Exit::Unreachable => return Err(error.into()),
+                Err(error) => fetched.failed.push(FailedLayer { name, error: Arc::new(error) }),
             }
         }
     }
@@ -67,6 +83,11 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
         raw_bytes: fetched.raw_bytes,
         stored_bytes: fetched.stored_bytes,
         present: fetched.present,
+        from_ancestors: fetched
+            .from_ancestors
+            .iter()
+            .map(|(at, name)| FromAncestorJson { timeline: at.to_string(), name: name.to_string() })
+            .collect(),
         conflicts: fetched.conflicts.iter().map(|conflict| conflict_json(id, conflict)).collect(),
         failed: fetched.failed.iter().map(|failed| failed_json(id, failed)).collect(),
     };
@@ -78,36 +99,28 @@ pub(crate) async fn run(session: &Session, arguments: &Fetch) -> Result<Outcome,
         fetched.present,
         session.cost_line()
     );
+    for (at, name) in &fetched.from_ancestors {
+        // Writing to a String does not fail.
+        let _ = writeln!(outcome.text, "{name} is of the ancestor {at}, in whose directory it is now");
+    }
     outcome.add_layer_problems("fetch", &fetched.conflicts, &fetched.failed);
-    outcome.add_damage(&view.damage);
+    outcome.add_damage(&damage);
     Ok(outcome)
 }
 
-/// The entries of the layers that were named, each once. One that is not there keeps all from being fetched.
-fn find<'a>(state: &'a TimelineState, names: &[LayerName]) -> Result<Vec<&'a LayerEntry>, Error> {
-    let names: BTreeSet<&LayerName> = names.iter().collect();
-    let entry = |name: &LayerName| {
-        state.layers().get(name).ok_or_else(|| Error::LayerNotFound {
-            tenant: state.tenant().clone(),
-            timeline: state.timeline().clone(),
-            name: name.clone(),
-        })
-    };
-    names.into_iter().map(entry).collect()
-}
-
 impl Fetched {
-    fn add(&mut self, entry: &LayerEntry, outcome: WriteOutcome) {
+    fn add(&mut self, entry: Option<&LayerEntry>, outcome: WriteOutcome) {
+        let raw = entry.map(|entry| entry.raw).unwrap_or_default();
         let WriteOutcome { written, taken, failed, stored_bytes } = outcome;
         self.layers += written.len();
-        self.raw_bytes += if written.is_empty() { 0 } else { entry.raw.size };
+        self.raw_bytes += if written.is_empty() { 0 } else { raw.size };
         self.stored_bytes += stored_bytes;
         self.failed.extend(failed);
         for (name, local) in taken {
-            if local == entry.raw {
+            if local == raw {
                 self.present += 1;
             } else {
-                self.conflicts.push(Conflict { name, local, stored: entry.raw });
+                self.conflicts.push(Conflict { name, local, stored: raw });
             }
         }
     }

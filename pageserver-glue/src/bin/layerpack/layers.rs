@@ -1,8 +1,8 @@
 //! How layers are said in JSON, and what an outcome says of those that conflict or failed.
 
-use layer_archive::{RawDigest, TenantId, TimelineId};
+use layer_archive::{Ancestor, BranchPoint, RawDigest, TenantId, TimelineId};
 use serde::Serialize;
-use sync_engine::{Conflict, FailedLayer};
+use sync_engine::{Conflict, FailedLayer, KeptLayer};
 
 use crate::exit::{Exit, exit_of};
 use crate::output::{LISTED_MAX, Outcome, counted, explain, failed_lines, human_bytes};
@@ -34,6 +34,39 @@ pub(crate) struct FailedJson {
     timeline: String,
     name: String,
     error: String,
+}
+
+/// A layer that a mirror did not remove.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptJson {
+    name: String,
+    branch: BranchJson,
+}
+
+impl From<&KeptLayer> for KeptJson {
+    fn from(kept: &KeptLayer) -> Self {
+        Self { name: kept.name.to_string(), branch: (&kept.branch).into() }
+    }
+}
+
+/// A timeline and an LSN on it, as `backup --ancestor` takes them.
+pub(crate) fn ancestor_text(ancestor: &Ancestor) -> String {
+    format!("{}@{}", ancestor.timeline, ancestor.lsn)
+}
+
+/// A branch of a timeline.
+#[derive(Debug, Serialize)]
+pub(crate) struct BranchJson {
+    pub(crate) tenant: String,
+    pub(crate) timeline: String,
+    pub(crate) lsn: String,
+}
+
+impl From<&BranchPoint> for BranchJson {
+    fn from(point: &BranchPoint) -> Self {
+        let BranchPoint { tenant, timeline, lsn } = point;
+        Self { tenant: tenant.to_string(), timeline: timeline.to_string(), lsn: lsn.to_string() }
+    }
 }
 
 /// Something that was left out.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::Ls;
 use crate::exit::Failure;
+use crate::layers::{BranchJson, ancestor_text};
 use crate::output::{Outcome, printable};
 use crate::session::Session;
 
@@ -15,6 +16,8 @@ struct LsJson {
     tenant: String,
     timeline: String,
     seq: u64,
+    ancestor: Option<String>,
+    branches: Vec<BranchJson>,
     layers: Vec<LayerJson>,
 }
 
@@ -35,10 +38,19 @@ pub(crate) async fn run(session: &Session, arguments: &Ls) -> Result<Outcome, Fa
         tenant: state.tenant().to_string(),
         timeline: state.timeline().to_string(),
         seq: state.seq().0,
+        ancestor: state.ancestor().map(ancestor_text),
+        branches: state.branch_points().map(BranchJson::from).collect(),
         layers: state.layers().values().map(LayerJson::new).collect(),
     };
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = text(&json.layers);
+    // Writing to a String does not fail.
+    if let Some(ancestor) = &json.ancestor {
+        let _ = writeln!(outcome.text, "its past is in its ancestor {ancestor}");
+    }
+    for BranchJson { tenant: _, timeline, lsn } in &json.branches {
+        let _ = writeln!(outcome.text, "{timeline} branches off at LSN {lsn}");
+    }
     outcome.add_damage(&view.damage);
     Ok(outcome)
 }

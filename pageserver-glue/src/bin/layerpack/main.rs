@@ -5,7 +5,9 @@ mod args;
 mod backup;
 mod cat;
 mod config;
+mod copy;
 mod damage;
+mod delete;
 mod dry_run;
 mod exit;
 mod fetch;
@@ -14,7 +16,9 @@ mod inspect;
 mod layers;
 mod ls;
 mod output;
+mod past;
 mod progress;
+mod repair;
 mod restore;
 mod rm;
 mod session;
@@ -80,6 +84,8 @@ async fn execute(arguments: &Arguments, style: Style) -> Result<Outcome, Failure
         Command::Cat(cat) => cat::run(&session, cat).await,
         Command::Rm(rm) => rm::run(&session, rm).await,
         Command::Gc(gc) => gc::run(&session, gc).await,
+        Command::Copy(copy) => copy::run(&session, copy).await,
+        Command::Delete(delete) => delete::run(&session, delete).await,
         Command::Verify(verify) => verify::run(&session, verify).await,
     }
 }

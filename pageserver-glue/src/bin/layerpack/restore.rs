@@ -1,19 +1,23 @@
 //! `layerpack restore`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use layer_archive::{TenantId, TimelineId};
-use pageserver_glue::{TimelineRestore, WorkDir, WorkDirError, restore_timeline};
+use pageserver_glue::{
+    Past, TimelineRestore, WorkDir, WorkDirError, is_newer_in, restore_branch, restore_past,
+};
 use serde::Serialize;
-use sync_engine::{CatalogEntry, Error, MetadataOutcome, Progress, RestoreReport, Store, TimelineView};
+use sync_engine::{At, CatalogEntry, Error, MetadataOutcome, Progress, RestoreReport, Store, TimelineView};
 
 use crate::args::Restore;
 use crate::dry_run::DryRun;
 use crate::exit::{Exit, Failure};
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
 use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line, printable};
+use crate::past::{self, Ancestors};
 use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
@@ -58,23 +62,119 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
     if timelines.is_empty() {
         return Err(Failure::EmptyStore { url: store.url().to_owned() });
     }
+    let at = arguments.at.unwrap_or_default();
+    if matches!(at, At::Seq(_)) && arguments.selection.timeline.is_none() {
+        return Err(Failure::Usage("records are numbered by timeline: --at seq:N needs --timeline".into()));
+    }
     if arguments.dry_run {
-        return dry_run(session, &store, &workdir, timelines).await;
+        return dry_run(session, &store, &workdir, timelines, at).await;
     }
     let workdir = WorkDir::create(workdir)?;
     let asked_for = arguments.selection.timeline.is_some();
     let alone = timelines.len() == 1;
-    let mut done: Vec<Done> = Vec::new();
+    let selected: BTreeSet<_> =
+        timelines.iter().map(|entry| (entry.tenant.clone(), entry.timeline.clone())).collect();
+    let mut run =
+        Run { session, store: &store, workdir: &workdir, at, past: past::Done::default(), done: Vec::new() };
+    let mut left_alone = Vec::new();
     for entry in timelines.drain(..) {
-        let id = (entry.tenant.clone(), entry.timeline.clone());
-        match restore_one(session, &store, &workdir, entry).await {
+        // It may have come with its branch.
+        if run.past.contains(&entry.tenant, &entry.timeline) {
+            continue;
+        }
+        let CatalogEntry { tenant, timeline, listing } = entry;
+        let view = match TimelineView::open_at(&store, (&tenant, &timeline), at, listing).await {
             // Everything that there is does not include what was deleted.
-            Err(Failure::Engine(Error::TimelineDeleted { .. })) if !asked_for => {}
+            Err(Error::TimelineDeleted { .. }) if !asked_for => continue,
+            view => view.map_err(Failure::from),
+        };
+        let restored = match view {
+            Ok(view) => run.restore_with_ancestors(&view, &selected, &mut left_alone).await,
+            Err(failure) => Err(failure),
+        };
+        match restored {
             Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
-            restored => done.push((id, restored)),
+            Err(failure) => run.done.push(((tenant, timeline), Err(failure))),
+            Ok(()) => {}
         }
     }
-    Ok(report(session, &done))
+    let mut outcome = report(session, &run.done, asked_for);
+    outcome.warnings.extend(left_alone);
+    Ok(outcome)
+}
+
+/// A restore of some timelines.
+struct Run<'a> {
+    session: &'a Session,
+    store: &'a Store,
+    workdir: &'a WorkDir,
+    at: At,
+    past: past::Done,
+    done: Vec<Done>,
+}
+
+impl Run<'_> {
+    /// Restores a timeline after its ancestors. An ancestor that was not `selected`, and of which the work directory has a
+    /// newer state, is left alone there.
+    async fn restore_with_ancestors(
+        &mut self,
+        view: &TimelineView,
+        selected: &BTreeSet<(TenantId, TimelineId)>,
+        left_alone: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        let Ancestors { views, mut past, error } = self.past.ancestors(self.store, view).await?;
+        if let Some(error) = error {
+            let ancestor = match &error {
+                Error::Ancestor { ancestor, .. } | Error::AncestorCycle { ancestor, .. } => ancestor,
+                _ => view.state.timeline(),
+            };
+            let id = (view.state.tenant().clone(), ancestor.clone());
+            self.done.push((id, Err(error.into())));
+        }
+        for ancestor in views {
+            let id = (ancestor.state.tenant().clone(), ancestor.state.timeline().clone());
+            // It has its own turn, as of the same point.
+            if self.at != At::Newest && selected.contains(&id) {
+                continue;
+            }
+            if !selected.contains(&id) && is_newer_in(self.workdir, &ancestor)? {
+                left_alone.push(format!(
+                    "{}/{}, an ancestor of {}, is newer in the work directory than in the store: it was left alone",
+                    id.0,
+                    id.1,
+                    view.state.timeline()
+                ));
+                self.past.add(&ancestor, past);
+                continue;
+            }
+            past = match self.restore(&ancestor, past).await {
+                Err(failure) if !concerns_one_timeline(&failure) => return Err(failure),
+                Err(failure) => {
+                    self.done.push((id, Err(failure)));
+                    Past::Missing
+                }
+                Ok(past) => past,
+            };
+            self.past.add(&ancestor, past);
+        }
+        let past = self.restore(view, past).await?;
+        self.past.add(view, past);
+        Ok(())
+    }
+
+    /// Restores one timeline. Returns whether it is whole, its past included.
+    async fn restore(&mut self, view: &TimelineView, past: Past) -> Result<Past, Failure> {
+        let (tenant, timeline) = (view.state.tenant().clone(), view.state.timeline().clone());
+        let progress = Arc::new(Progress::default());
+        let _meter = self.session.meter("restoring", &timeline, &progress);
+        let restored = match view.is_newest() {
+            true => restore_branch(self.store, self.workdir, view, past, &progress).await?,
+            false => restore_past(self.store, self.workdir, view, past, &progress).await?,
+        };
+        let is_whole = past == Past::Whole && restored.report.is_complete();
+        self.done.push(((tenant, timeline), Ok(restored)));
+        Ok(if is_whole { Past::Whole } else { Past::Missing })
+    }
 }
 
 /// Says what a restore would do.
@@ -83,6 +183,7 @@ async fn dry_run(
     store: &Store,
     workdir: &Path,
     timelines: Vec<CatalogEntry>,
+    at: At,
 ) -> Result<Outcome, Failure> {
     let workdir = match WorkDir::open(workdir) {
         Ok(workdir) => Some(workdir),
@@ -92,29 +193,34 @@ async fn dry_run(
     };
     let alone = timelines.len() == 1;
     let mut run = DryRun::of_restore(session);
-    for entry in timelines {
-        match run.restore(store, workdir.as_ref(), entry).await {
-            Err(Failure::Engine(Error::TimelineDeleted { .. })) if !alone => {}
-            planned => planned?,
+    let selected: BTreeSet<_> =
+        timelines.iter().map(|entry| (entry.tenant.clone(), entry.timeline.clone())).collect();
+    let mut done = past::Done::default();
+    for CatalogEntry { tenant, timeline, listing } in timelines {
+        if done.contains(&tenant, &timeline) {
+            continue;
+        }
+        let view = match TimelineView::open_at(store, (&tenant, &timeline), at, listing).await {
+            Err(Error::TimelineDeleted { .. }) if !alone => continue,
+            view => view?,
+        };
+        let Ancestors { views, past, error } = done.ancestors(store, &view).await?;
+        if let Some(error) = error {
+            run.add_missing_past((&tenant, &timeline), &error.into());
+        }
+        for view in views.iter().chain([&view]) {
+            let id = (view.state.tenant().clone(), view.state.timeline().clone());
+            let newer = workdir.as_ref().map(|workdir| is_newer_in(workdir, view)).transpose()?;
+            if selected.contains(&id) || newer != Some(true) {
+                run.restore(workdir.as_ref(), view).await?;
+            }
+            done.add(view, past);
         }
     }
     Ok(run.finish())
 }
 
-async fn restore_one(
-    session: &Session,
-    store: &Store,
-    workdir: &WorkDir,
-    entry: CatalogEntry,
-) -> Result<TimelineRestore, Failure> {
-    let CatalogEntry { tenant, timeline, listing } = entry;
-    let view = TimelineView::open_existing(store, &tenant, &timeline, listing).await?;
-    let progress = Arc::new(Progress::default());
-    let _meter = session.meter("restoring", &timeline, &progress);
-    Ok(restore_timeline(store, workdir, &view, &progress).await?)
-}
-
-fn report(session: &Session, done: &[Done]) -> Outcome {
+fn report(session: &Session, done: &[Done], asked_for: bool) -> Outcome {
     let mut json = RestoreJson::default();
     for ((tenant, timeline), restored) in done {
         let id = (tenant, timeline);
@@ -129,7 +235,8 @@ fn report(session: &Session, done: &[Done]) -> Outcome {
             reason: "not in the timeline, left alone".into(),
         }));
     }
-    if let [timeline] = &*json.timelines {
+    // Of one that was asked for, which comes after its ancestors; of several there is no one number.
+    if let Some(timeline) = json.timelines.last().filter(|_| asked_for || json.timelines.len() == 1) {
         json.seq = timeline.seq;
     }
     let mut outcome = Outcome::new(&json, &session.cost());

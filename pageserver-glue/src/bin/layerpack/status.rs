@@ -9,11 +9,12 @@ use layer_archive::{LayerName, TenantId, TimelineId, UnixMillis};
 use pageserver_glue::{WorkDir, WorkDirError};
 use serde::Serialize;
 use sync_engine::gc::{GcPlan, GcPolicy, KnownRecords, Survey, plan_gc, survey_timeline};
-use sync_engine::{CatalogEntry, Finding, Store, TimelineListing, TimelineView};
+use sync_engine::{CatalogEntry, Finding, Point, Store, TimelineListing, TimelineView};
 
 use crate::args::{Selection, Status};
 use crate::exit::{Exit, Failure};
 use crate::gc::{PointsJson as SeqsJson, SpaceJson};
+use crate::layers::{BranchJson, ancestor_text};
 use crate::output::{Outcome, counted, explain_failure, human_bytes, printable};
 use crate::session::{Session, concerns_one_timeline};
 
@@ -44,6 +45,7 @@ struct TimelineJson {
     points: Option<PointsJson>,
     disk_consistent_lsn: Option<String>,
     ancestor: Option<String>,
+    branches: Vec<BranchJson>,
     epoch: u64,
     released: bool,
     deleted: bool,
@@ -62,6 +64,18 @@ struct PointsJson {
     /// When the oldest was stored, by the store's clock.
     oldest_time: Option<String>,
     newest_time: Option<String>,
+    /// Every one, oldest first; of a single timeline that was asked for, because every record is read for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<Vec<PointJson>>,
+}
+
+/// What `restore --at` and `copy --at` can be asked for.
+#[derive(Debug, Serialize)]
+struct PointJson {
+    seq: u64,
+    /// By its writer's clock.
+    time: String,
+    lsn: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -104,7 +118,12 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
         let id = (entry.tenant.clone(), entry.timeline.clone());
         let layers = local.as_mut().map(|local| local.remove(&id).unwrap_or_default());
         match read_timeline(session, &store, entry, layers).await {
-            Ok((timeline, found)) => {
+            Ok((mut timeline, found)) => {
+                if arguments.selection.timeline.is_some()
+                    && let Some(points) = &mut timeline.points
+                {
+                    points.list = Some(list_points(&store, &id).await?);
+                }
                 json.timelines.push(timeline);
                 damage.extend(found);
             }
@@ -189,7 +208,8 @@ async fn read_timeline(
         space: plan.space.into(),
         points,
         disk_consistent_lsn: state.disk_consistent_lsn().map(|lsn| lsn.to_string()),
-        ancestor: state.ancestor().map(|ancestor| format!("{}@{}", ancestor.timeline, ancestor.lsn)),
+        ancestor: state.ancestor().map(ancestor_text),
+        branches: state.branch_points().map(BranchJson::from).collect(),
         epoch: state.epoch().0,
         released: state.is_released(),
         deleted: state.is_deleted(),
@@ -205,6 +225,19 @@ async fn read_timeline(
     Ok((json, damage))
 }
 
+async fn list_points(
+    store: &Store,
+    (tenant, timeline): &(TenantId, TimelineId),
+) -> Result<Vec<PointJson>, Failure> {
+    let view = TimelineView::open(store, tenant, timeline, None).await?;
+    let json = |point: Point| PointJson {
+        seq: point.seq.0,
+        time: rfc3339(point.time),
+        lsn: point.disk_consistent_lsn.map(|lsn| lsn.to_string()),
+    };
+    Ok(view.points(store).await?.into_iter().map(json).collect())
+}
+
 fn points(survey: &Survey, plan: &GcPlan) -> Option<PointsJson> {
     let points = plan.points?;
     let TimelineListing { records, manifests, .. } = &survey.view.listing;
@@ -216,6 +249,7 @@ fn points(survey: &Survey, plan: &GcPlan) -> Option<PointsJson> {
     Some(PointsJson {
         oldest_time: time(points.oldest),
         newest_time: time(points.newest),
+        list: None,
         seqs: points.into(),
     })
 }
@@ -274,7 +308,7 @@ fn write_space(text: &mut String, timeline: &TimelineJson) {
     if *orphans > 0 {
         let _ = writeln!(text, "  orphans   {}, {orphan}", counted(*orphans, "object"));
     }
-    if let Some(PointsJson { seqs, oldest_time, newest_time }) = &timeline.points {
+    if let Some(PointsJson { seqs, oldest_time, newest_time, .. }) = &timeline.points {
         let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "unknown".into());
         let (oldest, newest) = (time(oldest_time), time(newest_time));
         let points = counted(usize::try_from(seqs.count).unwrap_or(usize::MAX), "point");
@@ -308,6 +342,9 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
     }
     if let Some(ancestor) = &timeline.ancestor {
         let _ = writeln!(text, "  ancestor  {ancestor}");
+    }
+    for BranchJson { tenant: _, timeline, lsn } in &timeline.branches {
+        let _ = writeln!(text, "  branch    {timeline} at LSN {lsn}");
     }
     let _ = writeln!(text, "  writer    {} (pid {pid} on {}) at {time}", printable(program), printable(host));
     if let Some(LocalJson { layers, lag_bytes, not_in_store, not_in_workdir }) = &timeline.local {

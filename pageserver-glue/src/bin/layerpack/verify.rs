@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use pageserver_glue::WorkDir;
 use serde::Serialize;
 use sync_engine::{
     CatalogEntry, Error, Finding, Store, TimelineView, VerifyDepth, VerifyReport, verify_timeline,
@@ -11,6 +12,7 @@ use crate::args::Verify;
 use crate::damage::DamageJson;
 use crate::exit::{Exit, Failure};
 use crate::output::{Outcome, counted, explain_failure, human_bytes};
+use crate::repair::{self, RepairJson, WorkdirJson};
 use crate::session::Session;
 
 #[derive(Debug, Default, Serialize)]
@@ -40,6 +42,10 @@ struct TimelineJson {
     abandoned_uploads: usize,
     findings: usize,
     deleted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workdir: Option<WorkdirJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repair: Option<RepairJson>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,20 +68,48 @@ pub(crate) async fn run(session: &Session, arguments: &Verify) -> Result<Outcome
     if timelines.is_empty() {
         return Err(Failure::EmptyStore { url: store.url().to_owned() });
     }
+    let workdir = arguments.workdir.as_deref().map(WorkDir::open).transpose()?;
+    let mut said = Outcome::new(&json, &session.cost());
     for entry in timelines {
-        json.add(&store, entry, depth).await?;
+        let id = (entry.tenant.clone(), entry.timeline.clone());
+        let id = (&id.0, &id.1);
+        let repaired = if arguments.repair {
+            let workdir = workdir.as_ref();
+            match repair::repair(session, arguments, &store, id, depth, workdir).await {
+                Err(Failure::Engine(Error::TimelineDeleted { .. })) => None,
+                repaired => Some(repaired?),
+            }
+        } else {
+            None
+        };
+        // What was mended is listed, and what is left is found by looking again.
+        let listing =
+            if repaired.as_ref().is_some_and(|repaired| repaired.wrote) { None } else { entry.listing };
+        let entry = CatalogEntry { listing, ..entry };
+        json.add(&store, entry, depth, workdir.as_ref(), &mut said).await?;
+        if let (Some(repaired), Some(timeline)) = (repaired, json.timelines.last_mut()) {
+            timeline.repair = Some(repair::report(id, &repaired, &mut said));
+        }
     }
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = text(&json, session);
+    (outcome.problems, outcome.exit) = (said.problems, said.exit);
     for finding in &json.findings {
         outcome.problems.push(finding.damage.line());
-        outcome.exit = Exit::Damaged;
+        outcome.exit = outcome.exit.or_worse(Exit::Damaged);
     }
     Ok(outcome)
 }
 
 impl VerifyJson {
-    async fn add(&mut self, store: &Store, entry: CatalogEntry, depth: VerifyDepth) -> Result<(), Failure> {
+    async fn add(
+        &mut self,
+        store: &Store,
+        entry: CatalogEntry,
+        depth: VerifyDepth,
+        workdir: Option<&WorkDir>,
+        said: &mut Outcome,
+    ) -> Result<(), Failure> {
         let CatalogEntry { tenant, timeline, listing } = entry;
         let mut timeline_json = TimelineJson {
             tenant: tenant.to_string(),
@@ -89,11 +123,19 @@ impl VerifyJson {
             abandoned_uploads: 0,
             findings: 0,
             deleted: false,
+            workdir: None,
+            repair: None,
         };
         let verified = match TimelineView::open(store, &tenant, &timeline, listing).await {
             Ok(view) => {
                 timeline_json.seq = Some(view.state.seq().0);
                 timeline_json.deleted = view.state.is_deleted();
+                if workdir.is_some() && !view.state.is_deleted() {
+                    let files = repair::local_files(workdir, &tenant, &timeline)?;
+                    let compared = repair::compare(&view, &files).await;
+                    compared.report((&tenant, &timeline), said);
+                    timeline_json.workdir = Some(compared);
+                }
                 verify_timeline(store, &view, depth).await
             }
             Err(error) => Err(error),
@@ -153,8 +195,9 @@ fn unreadable(error: Error) -> Result<VerifyReport, Failure> {
 
 fn text(json: &VerifyJson, session: &Session) -> String {
     let mut text = String::new();
-    for timeline in &json.timelines {
-        let TimelineJson { tenant, timeline, layers, bundles, manifests, findings, deleted, .. } = timeline;
+    for timeline_json in &json.timelines {
+        let TimelineJson { tenant, timeline, layers, bundles, manifests, findings, deleted, .. } =
+            timeline_json;
         let verdict = match (findings, deleted) {
             (0, true) => "deleted",
             (0, false) => "fine",
@@ -168,6 +211,12 @@ fn text(json: &VerifyJson, session: &Session) -> String {
             counted(*bundles, "bundle"),
             counted(*manifests, "manifest")
         );
+        if let Some(repaired) = &timeline_json.repair {
+            text.push_str(&repaired.line());
+        }
+        if let Some(compared) = &timeline_json.workdir {
+            text.push_str(&compared.line());
+        }
     }
     let (what, how) = match (json.deep, json.stored) {
         (true, _) => ("every byte", "read"),

@@ -137,7 +137,7 @@ impl WorkDir {
             disk_consistent_lsn: self.metadata.as_ref().map(|metadata| Lsn(metadata.bytes.len() as u64)),
             is_partial: false,
             present: BTreeSet::new(),
-            ancestor: None,
+            ..LocalTimeline::default()
         }
     }
 }

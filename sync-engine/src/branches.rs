@@ -1,0 +1,253 @@
+//! Branches: the points where they leave a timeline, which of its layers they need, and the way from a branch to its
+//! ancestors.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use layer_archive::{
+    Ancestor, BranchPoint, BundleWriter, LayerEntry, LayerName, Lsn, RemovalReason, Removed, Seq, TenantId,
+    TimelineId,
+};
+
+use crate::{Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter, WriterOptions};
+
+/// How many ancestors a timeline may have. Whoever has more has a mistake in them.
+const ANCESTORS_MAX: usize = 100;
+
+impl TimelineState {
+    /// The first of this timeline's branches that needs `layer`: one that left at or above the LSN where the layer
+    /// begins. A layer that does not say its LSNs is needed by every branch.
+    pub fn branch_needing(&self, layer: &LayerEntry) -> Option<&BranchPoint> {
+        needing(self.branch_points(), layer)
+    }
+
+    /// Checks that no layer is *collected* that a branch needs, those that are `beginning` included. What is
+    /// *compacted* is in other layers, which the branches find as well.
+    pub fn check_removals(&self, removed: &[Removed], beginning: &[BranchPoint]) -> Result<()> {
+        let collected = removed.iter().filter(|removed| removed.reason == RemovalReason::Collected);
+        for name in collected.map(|removed| &removed.name) {
+            let layer = self.layers().get(name);
+            let points = self.branch_points().chain(beginning);
+            if let Some(branch) = layer.and_then(|layer| needing(points, layer)) {
+                return Err(Error::NeededByBranch {
+                    tenant: self.tenant().clone(),
+                    timeline: self.timeline().clone(),
+                    name: name.clone(),
+                    branch: Box::new(branch.clone()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The branch point by which this timeline leaves `ancestor`.
+    pub(crate) fn leaving(&self, ancestor: &Ancestor) -> BranchPoint {
+        BranchPoint { tenant: self.tenant().clone(), timeline: self.timeline().clone(), lsn: ancestor.lsn }
+    }
+
+    /// An error about an ancestor of this timeline.
+    pub(crate) fn ancestor_failed(&self, ancestor: &Ancestor, source: Error) -> Error {
+        Error::Ancestor {
+            tenant: self.tenant().clone(),
+            timeline: self.timeline().clone(),
+            ancestor: ancestor.timeline.clone(),
+            source: Box::new(source),
+        }
+    }
+}
+
+/// The first of the branches that needs `layer`.
+pub(crate) fn needing<'a>(
+    mut branches: impl Iterator<Item = &'a BranchPoint>,
+    layer: &LayerEntry,
+) -> Option<&'a BranchPoint> {
+    branches.find(|point| is_at_or_below(layer, point.lsn))
+}
+
+/// Whether a branch that left at `lsn` may need `layer`.
+fn is_at_or_below(layer: &LayerEntry, lsn: Lsn) -> bool {
+    layer.lsn_range.is_none_or(|range| range.start() <= lsn)
+}
+
+/// What becomes of a branch point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BranchChange {
+    /// The branch begins. Said, and acknowledged, before the branch's first record.
+    Begins,
+    /// The branch has ended: it was deleted, or has another ancestor now. Said after that is acknowledged.
+    Ends,
+}
+
+/// Tells `ancestor` of its branch, whose state is `branch`.
+pub(crate) async fn tell_ancestor(
+    store: &Store,
+    branch: &TimelineState,
+    ancestor: &Ancestor,
+    change: BranchChange,
+    options: &WriterOptions,
+) -> Result<()> {
+    if ancestor.timeline == *branch.timeline() {
+        let (tenant, timeline) = (branch.tenant().clone(), branch.timeline().clone());
+        return Err(Error::AncestorCycle { tenant, timeline, ancestor: ancestor.timeline.clone() });
+    }
+    let id = (branch.tenant(), &ancestor.timeline);
+    match change_branch_point(store, id, branch.leaving(ancestor), change, options.clone()).await {
+        Ok(_) => Ok(()),
+        // What is gone need not be told that a branch has ended.
+        Err(Error::TimelineNotFound { .. } | Error::TimelineDeleted { .. })
+            if change == BranchChange::Ends =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(branch.ancestor_failed(ancestor, source)),
+    }
+}
+
+/// Says with a record of `timeline`, which must exist, that a branch of it begins or has ended. Where that is known
+/// already nothing is written.
+///
+/// The timeline is claimed without asking: who owns a branch owns its ancestors, for a pageserver has all timelines of
+/// a tenant. A writer of its own puts the point into a [`Draft`] instead.
+pub async fn change_branch_point(
+    store: &Store,
+    (tenant, timeline): (&TenantId, &TimelineId),
+    point: BranchPoint,
+    change: BranchChange,
+    options: WriterOptions,
+) -> Result<Option<Seq>> {
+    let view = TimelineView::open_existing(store, tenant, timeline, None).await?;
+    let is_there = |view: &TimelineView| view.state.branch_points().any(|known| *known == point);
+    if is_there(&view) == (change == BranchChange::Begins) {
+        return Ok(None);
+    }
+    let mut writer = TimelineWriter::claim(store, view, options).await?;
+    let mut draft = Draft { released: true, ..Draft::default() };
+    match change {
+        BranchChange::Begins => draft.branch_points_added.push(point),
+        BranchChange::Ends => draft.branch_points_removed.push(point),
+    }
+    writer.append(draft, BundleWriter::new()).await?;
+    let seq = writer.view().state.seq();
+    // The commit stands without it.
+    if let Err(error) = writer.detach().await {
+        tracing::warn!(%error, "no manifest was written: the next writer tries again");
+    }
+    Ok(Some(seq))
+}
+
+/// An ancestor of a timeline.
+#[derive(Clone, Debug)]
+pub struct AncestorView {
+    /// The ancestor as it is now.
+    pub view: TimelineView,
+    /// Up to which of its LSNs it is the descendant's past too.
+    pub lsn: Lsn,
+}
+
+impl AncestorView {
+    /// A layer of the ancestor at or below the LSN up to which it counts.
+    pub fn layer(&self, name: &LayerName) -> Option<&LayerEntry> {
+        self.view.state.layers().get(name).filter(|layer| is_at_or_below(layer, self.lsn))
+    }
+}
+
+/// The way from a timeline to its ancestors, the nearest first. Each is opened when it is asked for.
+#[derive(Debug)]
+pub struct Ancestry<'a> {
+    store: &'a Store,
+    /// The timeline that names the next ancestor.
+    at: (TenantId, TimelineId),
+    next: Option<Ancestor>,
+    passed: BTreeSet<TimelineId>,
+    lsn: Lsn,
+}
+
+impl<'a> Ancestry<'a> {
+    /// Begins at a timeline.
+    pub fn of(store: &'a Store, state: &TimelineState) -> Self {
+        let at = (state.tenant().clone(), state.timeline().clone());
+        let passed = BTreeSet::from([at.1.clone()]);
+        Self { store, at, next: state.ancestor().cloned(), passed, lsn: Lsn(u64::MAX) }
+    }
+
+    /// The ancestor that [`next`](Self::next) opens, if there is one.
+    pub fn peek(&self) -> Option<&Ancestor> {
+        self.next.as_ref()
+    }
+
+    /// Opens the next ancestor; `None` behind the last. One that is missing, or has been deleted, is an error that
+    /// names it and its branch; so is a way that leads back to where it was.
+    pub async fn next(&mut self) -> Result<Option<AncestorView>> {
+        let Some(ancestor) = self.next.take() else { return Ok(None) };
+        let (tenant, timeline) = self.at.clone();
+        if !self.passed.insert(ancestor.timeline.clone()) {
+            return Err(Error::AncestorCycle { tenant, timeline, ancestor: ancestor.timeline });
+        }
+        if self.passed.len() > ANCESTORS_MAX + 1 {
+            return Err(Error::TooManyAncestors { tenant, timeline, limit: ANCESTORS_MAX });
+        }
+        let view = match TimelineView::open_existing(self.store, &tenant, &ancestor.timeline, None).await {
+            Ok(view) => view,
+            Err(source) => {
+                let source = Box::new(source);
+                return Err(Error::Ancestor { tenant, timeline, ancestor: ancestor.timeline, source });
+            }
+        };
+        self.next = view.state.ancestor().cloned();
+        self.at.1 = ancestor.timeline;
+        self.lsn = self.lsn.min(ancestor.lsn);
+        Ok(Some(AncestorView { view, lsn: self.lsn }))
+    }
+}
+
+/// Finds layers of the timeline that `view` shows, or of its ancestors at or below the LSNs where it was branched off:
+/// each in the nearest that has it. Returns the timelines that have some, and which those are.
+///
+/// Ancestors are opened only as long as layers are missing. One layer that is nowhere is an error.
+pub async fn find_layers(
+    store: &Store,
+    view: TimelineView,
+    names: &BTreeSet<LayerName>,
+) -> Result<Vec<(TimelineView, BTreeSet<LayerName>)>> {
+    let (tenant, timeline) = (view.state.tenant().clone(), view.state.timeline().clone());
+    let mut ancestry = Ancestry::of(store, &view.state);
+    let mut missing = names.clone();
+    let mut take = |has: &dyn Fn(&LayerName) -> bool| -> BTreeSet<LayerName> {
+        missing.extract_if(.., |name| has(name)).collect()
+    };
+    let own = take(&|name| view.state.layers().contains_key(name));
+    let mut found = Vec::new();
+    let mut left = names.len() - own.len();
+    if !own.is_empty() {
+        found.push((view, own));
+    }
+    while left > 0 {
+        let Some(ancestor) = ancestry.next().await? else { break };
+        let here = take(&|name| ancestor.layer(name).is_some());
+        left -= here.len();
+        if !here.is_empty() {
+            found.push((ancestor.view, here));
+        }
+    }
+    match missing.into_iter().next() {
+        Some(name) => Err(Error::LayerNotFound { tenant, timeline, name }),
+        None => Ok(found),
+    }
+}
+
+/// Sorts timelines so that each comes after its ancestor, where that is among them; else they keep their order. Those of
+/// a circle come where the circle is met.
+pub fn ancestors_first<Id: Clone + Ord>(timelines: &[Id], ancestors: &BTreeMap<Id, Id>) -> Vec<Id> {
+    let all: BTreeSet<&Id> = timelines.iter().collect();
+    let mut done = BTreeSet::new();
+    let mut sorted = Vec::with_capacity(timelines.len());
+    for timeline in timelines {
+        let mut path = Vec::new();
+        let mut at = Some(timeline);
+        while let Some(next) = at.filter(|next| all.contains(next) && done.insert((*next).clone())) {
+            path.push(next.clone());
+            at = ancestors.get(next);
+        }
+        sorted.extend(path.into_iter().rev());
+    }
+    sorted
+}

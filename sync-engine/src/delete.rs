@@ -1,0 +1,163 @@
+//! Deleting a timeline: a tombstone, for ever, and the rest of it for gc to collect after retention.
+
+use std::collections::BTreeSet;
+
+use layer_archive::{BranchPoint, BundleWriter, Seq, TimelineId};
+
+use crate::catalog::TimelineListing;
+use crate::{Catalog, Draft, Error, Result, Store, TakeOver, TimelineView, TimelineWriter, WriterOptions};
+
+/// What a deletion is about to do.
+#[derive(Clone, Debug)]
+pub struct DeletePlan {
+    view: TimelineView,
+    /// Layers of the timeline.
+    pub layers: usize,
+    /// Their raw bytes.
+    pub raw_bytes: u64,
+    /// Objects of the timeline, which gc deletes after retention but for the claims.
+    pub objects: usize,
+    /// Their bytes.
+    pub stored_bytes: u64,
+    /// Whether the tombstone is there already, so that at most its manifest is missing.
+    pub is_deleted: bool,
+}
+
+/// What a deletion has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// The tombstone.
+    pub seq: Seq,
+    /// Why the ancestor still counts the branch, where it does. It is no hindrance to deleting the ancestor.
+    pub branch_point_left: Option<String>,
+}
+
+/// Plans the deletion of the timeline that `view` shows. One that has branches is refused: their layers are in it.
+///
+/// Branches are looked for among the branch points of the timeline and in every other timeline of its tenant.
+pub async fn plan_delete(store: &Store, view: TimelineView) -> Result<DeletePlan> {
+    let state = &view.state;
+    let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
+    if state.seq() == Seq(0) {
+        return Err(Error::TimelineNotFound { tenant, timeline });
+    }
+    if !state.is_deleted() {
+        let branches = branches(store, &view).await?;
+        if !branches.is_empty() {
+            let branches = branches.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Error::HasBranches { tenant, timeline, branches });
+        }
+    }
+    let listing = match view.listing.whole {
+        true => view.listing.clone(),
+        false => TimelineListing::read_whole(&**store.objects(), &view.keys).await?,
+    };
+    let state = &view.state;
+    Ok(DeletePlan {
+        layers: state.layers().len(),
+        raw_bytes: state.layers().values().map(|layer| layer.raw.size).sum(),
+        objects: listing.records.len() + listing.manifests.len() + listing.payloads.len(),
+        stored_bytes: listing.stored_bytes(),
+        is_deleted: state.is_deleted(),
+        view,
+    })
+}
+
+/// The branches of a timeline that are not deleted, as people read them.
+async fn branches(store: &Store, view: &TimelineView) -> Result<BTreeSet<String>> {
+    let (tenant, own) = (view.state.tenant(), view.state.timeline());
+    let mut branches = BTreeSet::new();
+    for BranchPoint { tenant, timeline, lsn } in view.state.branch_points() {
+        // A branch without records yet is one that is being made.
+        if !TimelineView::open(store, tenant, timeline, None).await?.state.is_deleted() {
+            branches.insert(format!("{tenant}/{timeline} at {lsn}"));
+        }
+    }
+    for other in Catalog::read(store, Some(tenant), None).await?.timelines {
+        if other.timeline == *own {
+            continue;
+        }
+        let state = TimelineView::open(store, &other.tenant, &other.timeline, other.listing).await?.state;
+        if let Some(ancestor) = state.ancestor().filter(|ancestor| ancestor.timeline == *own)
+            && !state.is_deleted()
+        {
+            branches.insert(format!("{}/{} at {}", other.tenant, other.timeline, ancestor.lsn));
+        }
+    }
+    Ok(branches)
+}
+
+/// Writes the tombstone and the manifest that says so. Whoever wrote the timeline is fenced; what it still sends finds
+/// no claim to belong to, and is collected with the rest.
+///
+/// A deletion that was killed is ended by the next. On a timeline that is not released it refuses, unless it takes over.
+pub async fn execute_delete(
+    store: &Store,
+    plan: DeletePlan,
+    take_over: TakeOver,
+    options: WriterOptions,
+) -> Result<Deletion> {
+    let ancestor = plan.view.state.ancestor().cloned();
+    let branch = (plan.view.state.tenant().clone(), plan.view.state.timeline().clone());
+    let seq = if plan.is_deleted {
+        put_tombstone_manifest(store, &plan.view).await?;
+        plan.view.state.seq()
+    } else {
+        take_over.require(&plan.view)?;
+        let mut writer = TimelineWriter::claim(store, plan.view, options.clone()).await?;
+        // A branch may have been made between the plan and the claim.
+        let branches = branches(store, writer.view()).await?;
+        if !branches.is_empty() {
+            let (tenant, timeline) = branch;
+            let branches = branches.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(writer.release_after(Error::HasBranches { tenant, timeline, branches }).await);
+        }
+        writer
+            .append(Draft { deleted: true, released: true, ..Draft::default() }, BundleWriter::new())
+            .await?;
+        writer.put_manifest().await?;
+        writer.view().state.seq()
+    };
+    let branch_point_left = match ancestor {
+        None => None,
+        Some(ancestor) => end_branch(store, &branch, &ancestor.timeline, take_over, options)
+            .await
+            .err()
+            .map(|error| error.to_string()),
+    };
+    Ok(Deletion { seq, branch_point_left })
+}
+
+async fn put_tombstone_manifest(store: &Store, view: &TimelineView) -> Result<()> {
+    let key = view.keys.manifest(view.state.seq())?;
+    let unpackable = |source| Error::Unpackable { what: key.to_string(), source };
+    let bytes = view.state.to_manifest().encode().map_err(unpackable)?;
+    let put = store.objects().put(&key, storage_api::Body::new(bytes), storage_api::PutMode::Create).await;
+    match put {
+        // The state at a record is what it is, whoever writes it down.
+        Err(error) if !error.is_already_exists() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Says in the ancestor that the branch is no more.
+async fn end_branch(
+    store: &Store,
+    (tenant, timeline): &(layer_archive::TenantId, TimelineId),
+    ancestor: &TimelineId,
+    take_over: TakeOver,
+    options: WriterOptions,
+) -> Result<()> {
+    let view = TimelineView::open(store, tenant, ancestor, None).await?;
+    let is_it = |point: &&BranchPoint| (&point.tenant, &point.timeline) == (tenant, timeline);
+    let ended: Vec<BranchPoint> = view.state.branch_points().filter(is_it).cloned().collect();
+    if ended.is_empty() || view.state.is_deleted() {
+        return Ok(());
+    }
+    take_over.require(&view)?;
+    let mut writer = TimelineWriter::claim(store, view, options).await?;
+    let draft = Draft { branch_points_removed: ended, released: true, ..Draft::default() };
+    writer.append(draft, BundleWriter::new()).await?;
+    writer.detach().await?;
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Rebuild: the state of a timeline whose log is damaged, from what is left of its records and payload objects.
+//!
+//! With a manifest that reads and every record after it, or the whole log, that is the state exactly. Where records are
+//! lost behind a manifest it is the state before the first of them, and all layers of the records that follow: their
+//! removals and metadata are held back, because what they rely on may be lost. Where no manifest is left, gc may have
+//! collected the missing records: it is a superset of the layers then, removed ones among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, stream};
+use layer_archive::{BundleId, BundleIndex, LayerName, Seq, TenantId, TimelineId};
+use storage_api::ObjectStore;
+
+use crate::catalog::TimelineListing;
+use crate::layout::TimelineKeys;
+use crate::object::{read_index, read_record};
+use crate::state::GapIs;
+use crate::verify::problem;
+use crate::view::load_manifest;
+use crate::{Error, Finding, Result, Store, TimelineState, TimelineView};
+
+/// Indexes that are read at the same time.
+const TAILS_IN_FLIGHT: usize = 100;
+
+/// A timeline as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Rebuild {
+    /// Its state, which a writer can go on with, and what was found damaged on the way.
+    pub view: TimelineView,
+    /// The records that are lost or do not read; with none the state is exact. Where no manifest is left, gc may have
+    /// collected some of them.
+    pub missing: Vec<Seq>,
+    /// Layers that records name in payload objects that are not there any more: collected, or lost.
+    pub dropped: Vec<LayerName>,
+}
+
+impl Rebuild {
+    /// Whether the state is what it was.
+    pub fn is_exact(&self) -> bool {
+        self.missing.is_empty() && self.dropped.is_empty()
+    }
+}
+
+/// Rebuilds the state of a timeline. Writes nothing.
+pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &TimelineId) -> Result<Rebuild> {
+    let keys = TimelineKeys::new(tenant, timeline)?;
+    let objects = &**store.objects();
+    let listing = TimelineListing::read_whole(objects, &keys).await?;
+    if listing.is_empty() {
+        return Err(Error::TimelineNotFound { tenant: tenant.clone(), timeline: timeline.clone() });
+    }
+    let last = |numbers: Option<&Seq>| numbers.copied().unwrap_or_default();
+    let newest = last(listing.records.keys().next_back()).max(last(listing.manifests.keys().next_back()));
+    let mut damage = Vec::new();
+    let empty = TimelineState::empty(tenant.clone(), timeline.clone());
+    let (mut state, manifest) = newest_manifest(objects, &listing, empty, &mut damage).await?;
+    let base = state.seq();
+    let records = read_records(objects, &keys, &listing, base, &mut damage).await?;
+    if manifest.is_none() && !is_whole(&records, newest) {
+        take_payloads(objects, &keys, &listing, &records, &mut state, &mut damage).await?;
+    }
+    let gap = if manifest.is_some() { GapIs::Lost } else { GapIs::PerhapsCollected };
+    let mut missing = Vec::new();
+    for seq in (base.0 + 1..=newest.0).map(Seq) {
+        let Some(record) = records.get(&seq) else {
+            missing.push(seq);
+            continue;
+        };
+        let mut next = state.clone();
+        let applied = if missing.is_empty() { next.apply(record) } else { next.apply_after_gap(record, gap) };
+        match applied {
+            Ok(()) => state = next,
+            Err(error) => {
+                let object = keys.record(seq)?.to_string();
+                damage.push(Finding { object, problem: error.to_string(), layers: Vec::new() });
+                missing.push(seq);
+            }
+        }
+    }
+    let dropped = if missing.is_empty() { Vec::new() } else { without_object(&state, &listing) };
+    state.end_rebuild(newest, &dropped);
+    let (claims, replayed, replayed_index_bytes) = ([state.claim()].into(), newest.0 - base.0, 0);
+    let view =
+        TimelineView { keys, state, listing, manifest, replayed, replayed_index_bytes, claims, damage };
+    Ok(Rebuild { view, missing, dropped })
+}
+
+fn is_whole(records: &BTreeMap<Seq, BundleIndex>, newest: Seq) -> bool {
+    records.len() as u64 == newest.0
+}
+
+/// The newest manifest that reads, or the empty state.
+async fn newest_manifest(
+    objects: &dyn ObjectStore,
+    listing: &TimelineListing,
+    empty: TimelineState,
+    damage: &mut Vec<Finding>,
+) -> Result<(TimelineState, Option<crate::ManifestUsed>)> {
+    for (seq, info) in listing.manifests.iter().rev() {
+        match load_manifest(objects, &empty, *seq, info).await {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) => {
+                let (object, problem) = (info.key.to_string(), problem(error)?);
+                damage.push(Finding { object, problem, layers: Vec::new() });
+            }
+        }
+    }
+    Ok((empty, None))
+}
+
+/// The records after `base` that read.
+async fn read_records(
+    objects: &dyn ObjectStore,
+    keys: &TimelineKeys,
+    listing: &TimelineListing,
+    base: Seq,
+    damage: &mut Vec<Finding>,
+) -> Result<BTreeMap<Seq, BundleIndex>> {
+    let wanted: Vec<Seq> = listing.records.range(base.next()..).map(|(seq, _)| *seq).collect();
+    let reads = wanted.into_iter().map(|seq| async move {
+        let key = keys.record(seq)?;
+        let read = read_record(objects, &key, BundleId::Record(seq)).await;
+        Ok::<_, Error>((seq, key, read))
+    });
+    let mut reads = stream::iter(reads).buffer_unordered(TAILS_IN_FLIGHT);
+    let mut records = BTreeMap::new();
+    while let Some(read) = reads.next().await {
+        let (seq, key, read) = read?;
+        match read {
+            Ok(record) => drop(records.insert(seq, record)),
+            Err(error) => {
+                let (object, problem) = (key.to_string(), problem(error)?);
+                damage.push(Finding { object, problem, layers: Vec::new() });
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// Takes in the payload objects that no record names any more: what names them may be collected or lost.
+async fn take_payloads(
+    objects: &dyn ObjectStore,
+    keys: &TimelineKeys,
+    listing: &TimelineListing,
+    records: &BTreeMap<Seq, BundleIndex>,
+    state: &mut TimelineState,
+    damage: &mut Vec<Finding>,
+) -> Result<()> {
+    let commits = records.values().filter_map(BundleIndex::commit);
+    let named: BTreeSet<_> = commits.flat_map(|commit| &commit.payloads).map(|payload| payload.id).collect();
+    for (id, info) in listing.payloads.iter().filter(|(id, _)| !named.contains(*id)) {
+        let key = keys.bundle(BundleId::Payload(*id))?;
+        let taken = match read_index(objects, &key, layer_archive::limits::TAIL_READ_BYTES).await {
+            Ok(index) => state.take_payload(&index, *id).map_err(|error| Error::damaged(&info.key, error)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            let (object, problem) = (key.to_string(), problem(error)?);
+            damage.push(Finding { object, problem, layers: Vec::new() });
+        }
+    }
+    Ok(())
+}
+
+/// The layers in objects that are not there.
+fn without_object(state: &TimelineState, listing: &TimelineListing) -> Vec<LayerName> {
+    let is_there = |id: BundleId| match id {
+        BundleId::Record(seq) => listing.records.contains_key(&seq),
+        BundleId::Payload(id) => listing.payloads.contains_key(&id),
+    };
+    let gone = state.layers().values().filter(|layer| !is_there(layer.place.bundle));
+    gone.map(|layer| layer.name.clone()).collect()
+}

@@ -1,0 +1,221 @@
+//! Repair: what is damaged in a timeline is stored anew, from local files or from what still reads, by a new commit.
+//!
+//! Nothing is overwritten. The live layers of a damaged bundle are added again, all of them: those that still read from
+//! where they are, the others from local copies; what was damaged is garbage then. A manifest that does not read is
+//! followed by a newer one. A log with holes is [rebuilt](crate::rebuild_timeline), and goes on behind them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use layer_archive::{BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
+use rand::TryRngCore;
+
+use crate::backup::{BackupOptions, FailedLayer, upload_layers};
+use crate::durable::DurableDir;
+use crate::hash::hash_files;
+use crate::object::twice;
+use crate::restore::stream_layer;
+use crate::{
+    Draft, Error, Finding, LocalLayer, Rebuild, Result, Store, TakeOver, TimelineView, TimelineWriter,
+    VerifyDepth, rebuild_timeline, verify_timeline,
+};
+
+/// How a repair is made.
+#[derive(Clone, Debug)]
+pub struct RepairOptions {
+    /// Who writes, and how layers are packed.
+    pub backup: BackupOptions,
+    /// Whether a timeline that is not released is repaired too.
+    pub take_over: TakeOver,
+    /// How much is looked at.
+    pub depth: VerifyDepth,
+    /// A directory with room for the layers of damaged bundles that still read. It need not exist.
+    pub scratch: PathBuf,
+}
+
+/// What a repair has found and done.
+#[derive(Clone, Debug, Default)]
+pub struct RepairReport {
+    /// What was wrong before.
+    pub findings: Vec<Finding>,
+    /// The newest record; the one before where nothing was written.
+    pub seq: Seq,
+    /// Whether something was written.
+    pub wrote: bool,
+    /// Layers that are stored anew.
+    pub mended: BTreeSet<LayerName>,
+    /// Layers that are lost, unless another copy is found, and why.
+    pub lost: Vec<FailedLayer>,
+    /// Records that are missing from the log, where it had to be rebuilt.
+    pub missing: Vec<Seq>,
+    /// Layers that were let go of with them, because their objects are not there either.
+    pub dropped: Vec<LayerName>,
+}
+
+impl RepairReport {
+    /// Whether all that the timeline should have is there.
+    pub fn is_whole(&self) -> bool {
+        self.lost.is_empty() && self.missing.is_empty() && self.dropped.is_empty()
+    }
+}
+
+/// Verifies a timeline and mends what can be mended. `local` are files that may be its layers, by name; only those are
+/// taken whose contents are right.
+///
+/// Where there is nothing to mend, nothing is written. A timeline that is not released is refused, unless it is taken
+/// over.
+pub async fn repair_timeline(
+    store: &Store,
+    (tenant, timeline): (&TenantId, &TimelineId),
+    local: &BTreeMap<LayerName, PathBuf>,
+    options: &RepairOptions,
+) -> Result<RepairReport> {
+    let mut report = RepairReport::default();
+    let view = match TimelineView::open_existing(store, tenant, timeline, None).await {
+        Ok(view) => view,
+        Err(Error::Gap { .. } | Error::Damaged { .. }) => {
+            let Rebuild { view, missing, dropped } = rebuild_timeline(store, tenant, timeline).await?;
+            (report.missing, report.dropped) = (missing, dropped);
+            view
+        }
+        Err(error) => return Err(error),
+    };
+    let verified = verify_timeline(store, &view, options.depth).await?;
+    report.seq = view.state.seq();
+    report.findings = view.damage.clone();
+    let new = verified.findings.into_iter().filter(|finding| !view.damage.contains(finding));
+    report.findings.extend(new);
+    let damaged = damaged_layers(&view, &report.findings)?;
+    if damaged.is_empty() && report.missing.is_empty() && !needs_record(&view, &report.findings)? {
+        return Ok(report);
+    }
+    options.take_over.require(&view)?;
+    let scratch = Scratch::create(&options.scratch)?;
+    let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
+    let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
+    let appended = append(store, &mut writer, layers, options, &mut report).await;
+    if let Err(error) = appended {
+        return Err(writer.release_after(error).await);
+    }
+    report.seq = writer.view().state.seq();
+    report.wrote = true;
+    Ok(report)
+}
+
+/// The live layers of bundles that something is wrong with.
+fn damaged_layers(view: &TimelineView, findings: &[Finding]) -> Result<Vec<LayerEntry>> {
+    let objects: BTreeSet<&str> = findings.iter().map(|finding| &*finding.object).collect();
+    let mut damaged = BTreeSet::new();
+    for bundle in view.state.bundles() {
+        if objects.contains(view.keys.bundle(bundle.id)?.as_str()) {
+            damaged.insert(bundle.id);
+        }
+    }
+    let is_in = |layer: &&LayerEntry| damaged.contains(&layer.place.bundle);
+    Ok(view.state.layers().values().filter(is_in).cloned().collect())
+}
+
+/// Whether what is wrong is mended by a new claim or manifest: the newest ones are.
+fn needs_record(view: &TimelineView, findings: &[Finding]) -> Result<bool> {
+    let claim = view.keys.record(view.state.claim())?;
+    let newest = view.listing.manifests.keys().next_back();
+    let newest = newest.map(|seq| view.keys.manifest(*seq)).transpose()?;
+    let is_newest = |finding: &Finding| newest.as_ref().is_some_and(|key| key.as_str() == finding.object);
+    Ok(findings.iter().any(|finding| finding.object == claim.as_str() || is_newest(finding)))
+}
+
+/// Finds a good copy of each layer: the local file, or what of the damaged bundle still reads.
+async fn salvage(
+    store: &Store,
+    view: &TimelineView,
+    damaged: Vec<LayerEntry>,
+    local: &BTreeMap<LayerName, PathBuf>,
+    scratch: &DurableDir,
+    options: &RepairOptions,
+    report: &mut RepairReport,
+) -> Result<Vec<(LayerEntry, PathBuf)>> {
+    let progress = &options.backup.progress;
+    let candidates: Vec<&LayerEntry> =
+        damaged.iter().filter(|layer| local.contains_key(&layer.name)).collect();
+    let paths: Vec<PathBuf> = candidates.iter().filter_map(|layer| local.get(&layer.name).cloned()).collect();
+    let digests = hash_files(paths, Arc::clone(progress)).await;
+    let right = candidates
+        .iter()
+        .zip(digests)
+        .filter(|(layer, digest)| digest.as_ref().is_ok_and(|digest| *digest == layer.raw));
+    let right: BTreeSet<LayerName> = right.map(|(layer, _)| layer.name.clone()).collect();
+    let mut found = Vec::new();
+    for layer in damaged {
+        if let Some(path) = local.get(&layer.name).filter(|_| right.contains(&layer.name)) {
+            found.push((layer, path.clone()));
+            continue;
+        }
+        let key = view.keys.bundle(layer.place.bundle)?;
+        let objects = &**store.objects();
+        match twice(|| stream_layer(objects, &key, &layer, scratch, progress)).await {
+            Ok(outcome) if outcome.failed.is_empty() => {
+                let path = scratch.path().join(layer.name.as_str());
+                found.push((layer, path));
+            }
+            Ok(outcome) => report.lost.extend(outcome.failed),
+            Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
+                report.lost.push(FailedLayer { name: layer.name, error: Arc::new(error) });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Adds the layers again, with one record, and writes a manifest of what there is then.
+async fn append(
+    store: &Store,
+    writer: &mut TimelineWriter,
+    mut layers: Vec<(LayerEntry, PathBuf)>,
+    options: &RepairOptions,
+    report: &mut RepairReport,
+) -> Result<()> {
+    // What was moved or removed until the claim is not damaged any more.
+    let state = &writer.view().state;
+    layers.retain(|(layer, _)| state.layers().get(&layer.name) == Some(layer));
+    report.lost.retain(|lost| state.layers().contains_key(&lost.name));
+    let (draft, bundle, failed) = if layers.is_empty() {
+        (Draft { released: true, ..Draft::default() }, BundleWriter::new(), Vec::new())
+    } else {
+        let input = |(layer, path): &(LayerEntry, PathBuf)| {
+            let LayerEntry { name, lsn_range, raw, .. } = layer.clone();
+            let (path, level) = (path.clone(), Level::REPACK);
+            (LocalLayer { name, path, raw_size: raw.size, lsn_range, level }, Some(raw))
+        };
+        upload_layers(store, writer, layers.iter().map(input).collect(), &options.backup).await?
+    };
+    let failed_names: BTreeSet<&LayerName> = failed.iter().map(|failed| &failed.name).collect();
+    let mended = layers.iter().map(|(layer, _)| &layer.name).filter(|name| !failed_names.contains(name));
+    report.mended = mended.cloned().collect();
+    report.lost.extend(failed.iter().cloned());
+    writer.append(draft, bundle).await?;
+    writer.put_manifest().await?;
+    Ok(())
+}
+
+/// A directory of its own that goes when it is dropped.
+struct Scratch {
+    dir: DurableDir,
+}
+
+impl Scratch {
+    fn create(above: &Path) -> Result<Self> {
+        let random = rand::rngs::OsRng.try_next_u64();
+        let number = random.map_err(|error| Error::Task(format!("no randomness: {error}")))?;
+        Ok(Self { dir: DurableDir::create(above.join(format!("repair-{number:016x}")))? })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(self.dir.path()) {
+            tracing::warn!(path = %self.dir.path().display(), %error, "cannot remove a directory of the repair");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Branches in the service: who tells whose ancestor, and removals that a branch forbids.
+
+use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Removed, TimelineId};
+use storage_api::simulated::check_seeds;
+use sync_engine::service::{Attach, Change};
+use sync_engine::{Draft, TimelineView, TimelineWriter};
+
+use crate::support::{Bench, SECOND, contents, name, tenant, timeline};
+
+fn branch() -> TimelineId {
+    "0000000000000000000000000000000c".parse().unwrap()
+}
+
+fn ancestor() -> Option<Ancestor> {
+    Some(Ancestor { timeline: timeline(), lsn: Lsn(50) })
+}
+
+/// Where [`branch`] leaves the timeline.
+fn point() -> BranchPoint {
+    BranchPoint { tenant: tenant(), timeline: branch(), lsn: Lsn(50) }
+}
+
+async fn points(bench: &Bench) -> Vec<BranchPoint> {
+    bench.view().await.state.branch_points().cloned().collect()
+}
+
+#[test]
+fn an_ancestor_in_the_same_service_says_so_itself_ahead_of_layers_that_wait() {
+    check_seeds(0..1, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("pageserver").await;
+        let main = process.attach_open(&bench).await;
+        // What cannot be read holds the cut of the ancestor back.
+        let lost = bench.layer("lost", &contents(1, 3000));
+        std::fs::remove_file(bench.path("lost")).unwrap();
+        main.hand_over(Change { layers: vec![lost], ..Change::default() }).unwrap();
+        let handle = process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
+        let change = Change { ancestor: ancestor(), ..bench.checkpoint(&["own"], 60) };
+        handle.wait(handle.hand_over(change).unwrap()).await.unwrap();
+        assert_eq!(points(&bench).await, [point()]);
+        let view = TimelineView::open(&bench.store().await, &tenant(), &branch(), None).await.unwrap();
+        assert_eq!(view.state.ancestor(), ancestor().as_ref());
+        // Neither was fenced.
+        assert!(main.status().written.retries == 0 && handle.status().written.retries == 0);
+        main.begin_branch(point()).await.unwrap();
+    });
+}
+
+#[test]
+fn an_ancestor_that_nobody_looks_after_is_told_and_one_that_is_not_there_is_waited_for() {
+    check_seeds(0..1, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("pageserver").await;
+        let handle = process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
+        let change = Change { ancestor: ancestor(), ..bench.checkpoint(&["own"], 60) };
+        let ticket = handle.hand_over(change).unwrap();
+        let clock = bench.clock();
+        while handle.status().written.retries == 0 {
+            clock.sleep(SECOND).await;
+        }
+        let store = bench.store().await;
+        let view = TimelineView::open(&store, &tenant(), &branch(), None).await.unwrap();
+        assert_eq!(view.state.seq().0, 0, "the branch came before its ancestor");
+        // Somebody backs the ancestor up.
+        let options =
+            sync_engine::WriterOptions { writer: Default::default(), generation: None, clock: bench.clock() };
+        let mut writer = TimelineWriter::claim(&store, bench.view().await, options).await.unwrap();
+        writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+        handle.wait(ticket).await.unwrap();
+        assert_eq!(points(&bench).await, [point()]);
+    });
+}
+
+#[test]
+fn a_removal_that_a_branch_forbids_is_left_out_and_holds_nothing_up() {
+    check_seeds(0..1, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("pageserver").await;
+        let main = process.attach_open(&bench).await;
+        main.begin_branch(point()).await.unwrap();
+        let removed = |reason| vec![Removed { name: name("first"), reason }];
+        let change =
+            Change { removed: removed(RemovalReason::Collected), ..bench.checkpoint(&["second"], 70) };
+        main.wait(main.hand_over(change).unwrap()).await.unwrap();
+        assert_eq!(bench.stored().await, ["first", "second"]);
+        let change = Change { removed: removed(RemovalReason::Compacted), ..Change::default() };
+        main.wait(main.hand_over(change).unwrap()).await.unwrap();
+        assert_eq!(bench.stored().await, ["second"]);
+    });
+}

@@ -1,0 +1,107 @@
+//! Points in time.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use layer_archive::{Lsn, Seq, UnixMillis};
+use storage_api::Clock;
+use sync_engine::{At, Error, TakeOver, TimelineView};
+
+use crate::bench::{Bench, DAY, append, contents, keeping, state_at};
+use crate::support::{open, tenant, timeline};
+use crate::{churned, lived, put_metadata, went_on};
+
+async fn at(bench: &Bench, at: At) -> Result<TimelineView, Error> {
+    TimelineView::open_at(&bench.store, (&tenant(), &timeline()), at, None).await
+}
+
+fn millis(bench: &Bench) -> UnixMillis {
+    let since = bench.clock.now().duration_since(UNIX_EPOCH).unwrap();
+    UnixMillis(since.as_millis().try_into().unwrap())
+}
+
+#[tokio::test]
+async fn every_record_is_a_point_that_is_found_by_number_lsn_and_time() {
+    let bench = Bench::new().await;
+    let mut writer = bench.writer("only").await;
+    let mut lsns = Vec::new();
+    for number in 0..80u64 {
+        bench.clock.advance(Duration::from_secs(60));
+        let layer = format!("layer {number:02}");
+        append(&mut writer, &[(&layer, number.to_string().as_bytes())], &[]).await.unwrap();
+        put_metadata(&mut writer, 100 + number * 10).await;
+        lsns.push((writer.view().state.seq(), Lsn(100 + number * 10), millis(&bench)));
+        writer.put_manifest_if_due().await.unwrap();
+    }
+    bench.release(writer).await;
+    let newest = open(&bench.store).await;
+    assert!(newest.listing.manifests.len() > 1);
+    let points = newest.points(&bench.store).await.unwrap();
+    assert_eq!(points.iter().map(|point| point.seq.0).collect::<Vec<_>>(), (1..=162).collect::<Vec<_>>());
+    for seq in (1..=162).step_by(7).map(Seq) {
+        let view = at(&bench, At::Seq(seq)).await.unwrap();
+        assert_eq!(view.state, state_at(&bench.store, seq).await);
+        assert_eq!(view.is_newest(), seq == newest.state.seq());
+    }
+    for (seq, lsn, time) in lsns.iter().step_by(9) {
+        // The layers of the next checkpoint come before its metadata.
+        let last = if *seq == Seq(161) { Seq(162) } else { seq.next() };
+        assert_eq!(at(&bench, At::Lsn(*lsn)).await.unwrap().state.seq(), last);
+        assert_eq!(at(&bench, At::Lsn(Lsn(lsn.0 + 9))).await.unwrap().state.seq(), last);
+        let of_time = if *seq == Seq(161) { Seq(162) } else { *seq };
+        assert_eq!(at(&bench, At::Time(*time)).await.unwrap().state.seq(), of_time);
+        assert_eq!(at(&bench, At::Time(UnixMillis(time.0 + 59_999))).await.unwrap().state.seq(), of_time);
+    }
+    for nothing in [At::Seq(Seq(163)), At::Seq(Seq(0)), At::Lsn(Lsn(99)), At::Time(UnixMillis(5))] {
+        let error = at(&bench, nothing).await.unwrap_err();
+        assert!(matches!(&error, Error::PointNotFound { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("record 1 of 2027") && said.contains("record 162 of 2027"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_collected_is_no_point_any_more_and_what_is_kept_is_whole() {
+    let mut bench = lived().await;
+    let before = open(&bench.store).await.state.seq();
+    let old = contents(&bench.store, &state_at(&bench.store, before).await).await;
+    bench.clock.advance(DAY);
+    went_on(&mut bench).await;
+    churned(&mut bench).await;
+    bench.gc(&keeping(DAY / 2), TakeOver::No).await;
+    bench.clock.advance(DAY);
+    bench.gc(&keeping(DAY * 2), TakeOver::No).await;
+    let at_old = at(&bench, At::Seq(before)).await.unwrap();
+    assert_eq!(contents(&bench.store, &at_old.state).await, old);
+    bench.gc(&keeping(DAY / 4), TakeOver::No).await;
+    let newest = open(&bench.store).await;
+    let points = newest.points(&bench.store).await.unwrap();
+    assert!(points[0].seq > before, "{points:?}");
+    for point in &points {
+        let view = at(&bench, At::Seq(point.seq)).await.unwrap();
+        assert!(!contents(&bench.store, &view.state).await.is_empty());
+    }
+    for gone in [At::Seq(before), At::Lsn(Lsn(70)), At::Seq(Seq(1))] {
+        let error = at(&bench, gone).await.unwrap_err();
+        assert!(matches!(&error, Error::PointNotFound { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("record {} of", points[0].seq)), "{error}");
+    }
+    assert_eq!(at(&bench, At::Lsn(Lsn(80))).await.unwrap().state, newest.state);
+}
+
+#[tokio::test]
+async fn an_older_state_reads_where_the_log_is_damaged_behind_it() {
+    let mut bench = lived().await;
+    let before = open(&bench.store).await.state.seq();
+    let whole = bench.layers.clone();
+    went_on(&mut bench).await;
+    let keys = open(&bench.store).await.keys;
+    bench.delete(keys.record(Seq(before.0 + 2)).unwrap()).await;
+    let newest = TimelineView::open(&bench.store, &tenant(), &timeline(), None).await;
+    assert!(matches!(newest, Err(Error::Gap { .. })));
+    let view = at(&bench, At::Seq(before)).await.unwrap();
+    let reader = sync_engine::TimelineReader::new(&bench.store, view.clone(), Default::default());
+    assert_eq!(view.state.layers().len(), whole.len());
+    for (layer, bytes) in whole {
+        assert_eq!(reader.read_at(&crate::support::name(&layer), 0..u64::MAX).await.unwrap(), bytes);
+    }
+}

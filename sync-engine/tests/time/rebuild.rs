@@ -1,0 +1,111 @@
+//! Rebuilding a state from what is left of a log.
+
+use std::collections::BTreeMap;
+
+use layer_archive::Seq;
+use storage_api::Key;
+use sync_engine::{
+    Error, RepairOptions, TakeOver, TimelineView, VerifyDepth, rebuild_timeline, repair_timeline,
+};
+
+use crate::bench::{Bench, NONE, contents};
+use crate::support::{open, options, tenant, timeline};
+use crate::{churned, lived, went_on};
+
+async fn manifests(bench: &Bench) -> Vec<Key> {
+    bench
+        .objects()
+        .await
+        .into_iter()
+        .map(|info| info.key)
+        .filter(|key| key.as_str().contains("/manifest/"))
+        .collect()
+}
+
+fn repair_options(bench: &tempfile::TempDir) -> RepairOptions {
+    let (take_over, depth) = (TakeOver::No, VerifyDepth::Deep);
+    RepairOptions { backup: options(), take_over, depth, scratch: bench.path().to_owned() }
+}
+
+#[tokio::test]
+async fn with_a_manifest_or_the_whole_log_it_is_exact() {
+    let mut bench = lived().await;
+    went_on(&mut bench).await;
+    let state = open(&bench.store).await.state;
+    let rebuilt = rebuild_timeline(&bench.store, &tenant(), &timeline()).await.unwrap();
+    assert!(rebuilt.is_exact());
+    assert_eq!(rebuilt.view.state, state);
+    for manifest in manifests(&bench).await {
+        bench.delete(manifest).await;
+    }
+    let rebuilt = rebuild_timeline(&bench.store, &tenant(), &timeline()).await.unwrap();
+    assert!(rebuilt.is_exact());
+    assert_eq!(rebuilt.view.state, state);
+}
+
+#[tokio::test]
+async fn with_collected_records_and_no_manifest_it_is_a_superset_and_says_what_is_missing() {
+    let mut bench = lived().await;
+    went_on(&mut bench).await;
+    churned(&mut bench).await;
+    // Layers of which the record that removes them is collected, while others keep their bundle alive.
+    let policy = sync_engine::gc::GcPolicy { live_percent_min: 0, small_bundles_min: usize::MAX, ..NONE };
+    bench.gc(&policy, TakeOver::No).await;
+    bench.gc(&policy, TakeOver::No).await;
+    let state = open(&bench.store).await.state;
+    bench.assert_whole().await;
+    // The record that names the payload object holds nothing itself.
+    let large = state.layers()[&crate::support::name("large")].place.bundle;
+    let named_by = state.bundle(large).unwrap().named_by;
+    assert!(!bench.listing().await.records.contains_key(&named_by));
+    for manifest in manifests(&bench).await {
+        bench.delete(manifest).await;
+    }
+    let opened = TimelineView::open(&bench.store, &tenant(), &timeline(), None).await;
+    assert!(matches!(opened, Err(Error::Gap { .. })), "{opened:?}");
+    let before = bench.objects().await;
+    let rebuilt = rebuild_timeline(&bench.store, &tenant(), &timeline()).await.unwrap();
+    assert_eq!(bench.objects().await, before);
+    assert!(!rebuilt.is_exact() && !rebuilt.missing.is_empty());
+    assert!(rebuilt.missing.iter().all(|seq| *seq < state.seq()));
+    for layer in state.layers().keys() {
+        assert!(rebuilt.view.state.layers().contains_key(layer), "{layer}");
+    }
+    assert_eq!(rebuilt.view.state.metadata(), state.metadata());
+    assert_eq!(rebuilt.view.state.history(), state.history());
+    // Written, it opens, holds every layer, and can be gone on with.
+    let scratch = tempfile::TempDir::new().unwrap();
+    let id = (tenant(), timeline());
+    let report = repair_timeline(&bench.store, (&id.0, &id.1), &BTreeMap::new(), &repair_options(&scratch))
+        .await
+        .unwrap();
+    assert!(report.wrote && !report.is_whole());
+    assert_eq!(report.missing, rebuilt.missing);
+    let view = open(&bench.store).await;
+    let now = contents(&bench.store, &view.state).await;
+    assert!(bench.layers.iter().all(|(layer, bytes)| now[layer] == *bytes));
+    let superset: Vec<&String> = now.keys().filter(|layer| !bench.layers.contains_key(*layer)).collect();
+    // The record that removes the third is there, because it holds a layer.
+    assert_eq!(superset, ["0-0", "1-0"]);
+    let mut writer = bench.writer("goes on").await;
+    bench.layers = now.clone();
+    bench.commit(&mut writer, &[("next", b"next")], &["0-0", "1-0"]).await;
+    bench.release(writer).await;
+    bench.assert_whole().await;
+}
+
+#[tokio::test]
+async fn behind_a_lost_record_the_layers_are_kept_and_what_may_rely_on_it_is_held_back() {
+    let mut bench = lived().await;
+    let state = open(&bench.store).await.state;
+    went_on(&mut bench).await;
+    let keys = open(&bench.store).await.keys;
+    // The claim of `went_on` is the next record, its layer the one after: that is lost.
+    bench.delete(keys.record(Seq(state.seq().0 + 2)).unwrap()).await;
+    let rebuilt = rebuild_timeline(&bench.store, &tenant(), &timeline()).await.unwrap();
+    assert_eq!(rebuilt.missing, [Seq(state.seq().0 + 2)]);
+    assert_eq!(rebuilt.view.state.metadata(), state.metadata());
+    assert_eq!(rebuilt.view.state.disk_consistent_lsn(), state.disk_consistent_lsn());
+    assert_eq!(rebuilt.view.state.layers(), state.layers());
+    assert_eq!(rebuilt.view.state.seq(), Seq(state.seq().0 + 4));
+}
