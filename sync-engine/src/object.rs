@@ -4,6 +4,8 @@ use bytes::Bytes;
 use layer_archive::{BundleId, BundleIndex, FormatError, Manifest, TailParse, limits};
 use storage_api::{ErrorKind, GetRange, Key, ObjectStore, ObjectStoreExt, StorageError};
 
+use tokio::sync::Semaphore;
+
 use crate::{Error, Result};
 
 /// Reads, and once more where what came is corrupt: what flipped on the way is right the second time, what is wrong in
@@ -18,6 +20,10 @@ pub(crate) async fn twice<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F
     }
 }
 
+/// How many indexes are read at a time that are longer than what a reader asks for first. Many short ones are read at once,
+/// and each of them may claim to be as long as the limits allow.
+static LONG_TAILS: Semaphore = Semaphore::const_new(2);
+
 /// Reads the index of a bundle from its last `tail_len` bytes, and from more where those are too few.
 pub(crate) async fn read_index(objects: &dyn ObjectStore, key: &Key, tail_len: u64) -> Result<BundleIndex> {
     twice(|| read_index_once(objects, key, tail_len)).await
@@ -25,8 +31,13 @@ pub(crate) async fn read_index(objects: &dyn ObjectStore, key: &Key, tail_len: u
 
 async fn read_index_once(objects: &dyn ObjectStore, key: &Key, tail_len: u64) -> Result<BundleIndex> {
     let mut wanted = tail_len;
+    let mut turn = None;
     // Lengths come from the object: each answer must ask for more than the one before, and two are enough.
     for _ in 0..3 {
+        if wanted > limits::TAIL_READ_BYTES && turn.is_none() {
+            // Never closed, which is the only way for this to fail.
+            turn = LONG_TAILS.acquire().await.ok();
+        }
         let (info, tail) = match objects.get_bytes(key, GetRange::Suffix(wanted), wanted).await {
             Ok(answer) => answer,
             // The suffix of an object without bytes.

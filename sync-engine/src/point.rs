@@ -242,7 +242,9 @@ impl<'a> Past<'a> {
 
     /// The records after `after`, up to `until` or the first that is not there, by number.
     fn tails(&self, after: Seq, until: Seq) -> stream::BoxStream<'_, Result<BundleIndex>> {
-        let there = (after.0 + 1..=until.0).map(Seq).take_while(|seq| self.listing.records.contains_key(seq));
+        let there = (after.0..until.0)
+            .map(|seq| Seq(seq + 1))
+            .take_while(|seq| self.listing.records.contains_key(seq));
         let reads = there.map(move |seq| async move {
             read_record(self.objects, &self.keys.record(seq)?, BundleId::Record(seq)).await
         });

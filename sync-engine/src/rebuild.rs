@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
-use layer_archive::{BundleId, BundleIndex, LayerName, Seq, TenantId, TimelineId};
+use layer_archive::{BundleId, BundleIndex, FormatError, LayerName, Seq, TenantId, TimelineId};
 use storage_api::ObjectStore;
 
 use crate::catalog::TimelineListing;
@@ -21,6 +21,9 @@ use crate::{Error, Finding, Result, Store, TimelineState, TimelineView};
 
 /// Indexes that are read at the same time.
 const TAILS_IN_FLIGHT: usize = 100;
+
+/// More records in a row are not lost or collected: one a second for four months.
+const LACKING_MAX: u64 = 10_000_000;
 
 /// A timeline as far as it is known.
 #[derive(Clone, Debug)]
@@ -55,13 +58,14 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
     let empty = TimelineState::empty(tenant.clone(), timeline.clone());
     let (mut state, manifest) = newest_manifest(objects, &listing, empty, &mut damage).await?;
     let base = state.seq();
+    require_plausible(&keys, &listing, base)?;
     let records = read_records(objects, &keys, &listing, base, &mut damage).await?;
     if manifest.is_none() && !is_whole(&records, newest) {
         take_payloads(objects, &keys, &listing, &records, &mut state, &mut damage).await?;
     }
     let gap = if manifest.is_some() { GapIs::Lost } else { GapIs::PerhapsCollected };
     let mut missing = Vec::new();
-    for seq in (base.0 + 1..=newest.0).map(Seq) {
+    for seq in (base.0..newest.0).map(|seq| Seq(seq + 1)) {
         let Some(record) = records.get(&seq) else {
             missing.push(seq);
             continue;
@@ -83,6 +87,33 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
     let view =
         TimelineView { keys, state, listing, manifest, replayed, replayed_index_bytes, claims, damage };
     Ok(Rebuild { view, missing, dropped })
+}
+
+/// Refuses a timeline in which an object is numbered far beyond what is there: it is a stray, and to take all numbers up to
+/// it for lost would take for ever, and end the log behind it.
+fn require_plausible(keys: &TimelineKeys, listing: &TimelineListing, base: Seq) -> Result<()> {
+    let mut before = base;
+    for seq in listing
+        .records
+        .keys()
+        .chain(listing.manifests.keys())
+        .filter(|seq| **seq > base)
+        .collect::<BTreeSet<_>>()
+    {
+        let lacking = seq.0 - before.0 - 1;
+        if lacking > LACKING_MAX {
+            let stray = match listing.records.contains_key(seq) {
+                true => keys.record(*seq)?,
+                false => keys.manifest(*seq)?,
+            };
+            let why = format!(
+                "the {lacking} records before it are missing: if it does not belong here, move it away and try again"
+            );
+            return Err(Error::damaged(stray, FormatError::Malformed { what: "number", why }));
+        }
+        before = *seq;
+    }
+    Ok(())
 }
 
 fn is_whole(records: &BTreeMap<Seq, BundleIndex>, newest: Seq) -> bool {

@@ -16,8 +16,11 @@ use crate::{Clock, ErrorKind, Operation, Result, RetryClass, StorageError};
 /// How often a request is sent that the store finds corrupt, or whose answer is. What flips on the way does not flip
 /// each time.
 const CORRUPT_MAX: u32 = 3;
-/// From so many failures of one request on, people are told.
-const FAILURES_QUIET: u32 = 3;
+/// A request that has failed for so long is told to people: until then it may be over by itself, and after that either the
+/// request succeeds or its error says it.
+const QUIET: Duration = Duration::from_secs(10);
+/// For how long it is taken for known that a store is silent, when nothing is asked of it.
+const SILENCE_KNOWN_MAX: Duration = Duration::from_secs(120);
 
 /// What the requests to one store share.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ struct Contact {
     has_answered: bool,
     /// When a request failed without an answer, where no other was answered since.
     silent_since: Option<SystemTime>,
+    /// When the last one did.
+    silent_last: Option<SystemTime>,
 }
 
 impl Retrier {
@@ -48,7 +53,14 @@ impl Retrier {
 
     /// A request that is about to be sent for the first time.
     pub(super) fn attempts<'a>(&'a self, operation: Operation, key: &'a str) -> Attempts<'a> {
-        Attempts { retrier: self, operation, key, begun: self.clock.now(), failures: 0, corrupt: 0 }
+        let begun = self.clock.now();
+        let mut contact = self.contact();
+        // Nothing was asked for so long: whether the store is silent still is to be found out anew.
+        if contact.silent_last.is_some_and(|last| self.since(last) > SILENCE_KNOWN_MAX) {
+            (contact.silent_since, contact.silent_last) = (None, None);
+        }
+        drop(contact);
+        Attempts { retrier: self, operation, key, begun, failures: 0, corrupt: 0 }
     }
 
     fn contact(&self) -> MutexGuard<'_, Contact> {
@@ -98,9 +110,10 @@ impl Attempts<'_> {
         let now = self.retrier.clock.now();
         let mut contact = self.retrier.contact();
         if is_answer {
-            *contact = Contact { has_answered: true, silent_since: None };
+            *contact = Contact { has_answered: true, ..Contact::default() };
         } else {
             contact.silent_since.get_or_insert(now);
+            contact.silent_last = Some(now);
         }
         result
     }
@@ -131,7 +144,7 @@ impl Attempts<'_> {
         self.corrupt += u32::from(error.kind() == ErrorKind::Integrity);
         let policy = &self.retrier.policy;
         let wait = self.retrier.wait(self.failures, error.retry_after());
-        let Contact { has_answered, silent_since } = *self.retrier.contact();
+        let Contact { has_answered, silent_since, silent_last: _ } = *self.retrier.contact();
         let bound = match has_answered {
             true => policy.elapsed_max,
             false => policy.first_answer_max.min(policy.elapsed_max),
@@ -152,8 +165,9 @@ impl Attempts<'_> {
         let (operation, key, attempt) = (self.operation.verb(), self.key, self.failures);
         let error = Chain(error);
         match wait {
-            None => tracing::warn!(operation, key, attempt, ?elapsed, %error, "a request is given up"),
-            Some(wait) if attempt <= FAILURES_QUIET => {
+            // Whoever asked for it has the error.
+            None => tracing::debug!(operation, key, attempt, ?elapsed, %error, "a request is given up"),
+            Some(wait) if elapsed < QUIET => {
                 tracing::debug!(operation, key, attempt, ?wait, %error, "a request is sent again");
             }
             Some(wait) => tracing::warn!(operation, key, attempt, ?wait, %error, "a request is sent again"),

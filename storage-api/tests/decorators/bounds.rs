@@ -263,3 +263,18 @@ async fn a_longer_time_has_more_attempts_and_none_has_one() {
         assert_eq!(script.sent().len(), 1, "{kind:?}");
     }
 }
+
+#[tokio::test]
+async fn a_failure_after_an_idle_hour_is_not_taken_for_an_hour_of_silence() {
+    let script = Scripted::new();
+    let retrying = script.known().await;
+    script.script(for_ever(ErrorKind::Connection));
+    retrying.head(&key("k")).await.unwrap_err();
+    for (idle, attempts) in [(30 * SECOND, 1), (3600 * SECOND, 2)] {
+        script.sent();
+        script.clock.advance(idle);
+        script.script([Step::Fail(ErrorKind::Connection)]);
+        let _ = retrying.head(&key("k")).await;
+        assert_eq!(script.sent().len(), attempts, "after {idle:?}");
+    }
+}

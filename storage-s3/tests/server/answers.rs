@@ -1,11 +1,15 @@
 //! The table of errors, answer by answer.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use layerpack_tests::{Fault, READ_ONLY, READ_WRITE, Rule, S3Server};
-use storage_api::{ErrorKind, KeyPrefix, ObjectStoreExt, Operation, RetryClass};
+use storage_api::{ErrorKind, KeyPrefix, ObjectStore, ObjectStoreExt, Operation, RetryClass};
 
-use crate::{OPERATIONS, Scene, attempt, cause, connect};
+use crate::{OPERATIONS, Scene, attempt, cause, connect, key};
 
 /// An error as S3 answers it, with headers.
 fn refusal(status: u16, code: &str, message: &str, headers: &[(&'static str, &'static str)]) -> Fault {
@@ -245,5 +249,60 @@ async fn who_may_not_is_told_why() {
         assert_eq!(error.kind(), kind, "{error:?}");
         assert_eq!(error.retry_class(), RetryClass::Never);
         assert!(!format!("{error:?} {}", cause(&error)).to_lowercase().contains("hunter2"), "{error:?}");
+    }
+}
+
+/// Answers every request with `status` and a body of 200 MiB, and counts how much of it was taken.
+fn endless(status: u16, sent: Arc<AtomicUsize>) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(1) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 16 << 10];
+            let _ = stream.read(&mut request).unwrap();
+            let head = "content-type: application/xml\r\ntransfer-encoding: chunked";
+            let chunk = [b"100000\r\n".as_slice(), &[b' '; 1 << 20], b"\r\n"].concat();
+            let _ = stream.write_all(format!("HTTP/1.1 {status} X\r\n{head}\r\n\r\n").as_bytes());
+            for _ in 0..ENDLESS_CHUNKS {
+                if stream.write_all(&chunk).is_err() {
+                    return;
+                }
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    format!("s3://b/p?endpoint=http://127.0.0.1:{port}&region=us-east-1")
+}
+
+const ENDLESS_CHUNKS: usize = 200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_may_be_longer_than_an_answer_whatever_it_is_called() {
+    let scene = Scene::set().await;
+    let bytes = vec![7; 20 << 20];
+    for name in ["uploads", "list-type=2", "uploads/list-type"] {
+        let body = storage_api::Body::new(bytes.clone());
+        scene.store.put(&key(name), body, storage_api::PutMode::Create).await.unwrap();
+        let (_, there) =
+            scene.store.get_bytes(&key(name), storage_api::GetRange::Full, u64::MAX).await.unwrap();
+        assert!(there == bytes, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_end_is_not_read_to_its_end() {
+    for (status, operation) in [
+        (200, Operation::List),
+        (500, Operation::List),
+        (500, Operation::Get),
+        (200, Operation::MultipartCreate),
+    ] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let store = connect(&endless(status, Arc::clone(&sent)), READ_WRITE).await;
+        let error = attempt(&store, operation).await.unwrap_err();
+        cause(&error);
+        let sent = sent.load(Ordering::SeqCst);
+        assert!(sent < ENDLESS_CHUNKS / 2, "{status} {operation:?}: {sent} MiB were read");
     }
 }

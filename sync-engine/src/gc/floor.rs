@@ -51,7 +51,7 @@ pub struct Points {
 impl Points {
     /// How many there are.
     pub fn count(&self) -> u64 {
-        (self.newest.0 + 1).saturating_sub(self.oldest.0)
+        self.newest.0.saturating_add(1).saturating_sub(self.oldest.0)
     }
 }
 

@@ -198,15 +198,16 @@ impl Survey {
         self.known.learn_state(&state);
         let at_base = state.clone();
         let keys = self.view.keys.clone();
-        let wanted: Vec<Seq> = (base.0 + 1..=self.view.state.seq().0).map(Seq).collect();
-        if let Some(missing) = wanted.iter().find(|seq| !self.view.listing.records.contains_key(seq)) {
+        // Never collected: how many there are is what a manifest says.
+        let wanted = (base.0..self.view.state.seq().0).map(|seq| Seq(seq + 1));
+        if let Some(missing) = wanted.clone().find(|seq| !self.view.listing.records.contains_key(seq)) {
             // A list may miss what was written meanwhile; what is above the floor is there all the same, or lost.
-            let key = keys.record(*missing)?;
+            let key = keys.record(missing)?;
             if let Err(error) = objects.head(&key).await {
                 return self.is_damage(error.into());
             }
         }
-        let reads = wanted.into_iter().map(|seq| {
+        let reads = wanted.map(|seq| {
             let key = keys.record(seq);
             async move { Ok::<_, Error>((seq, read_record(objects, &key?, BundleId::Record(seq)).await?)) }
         });

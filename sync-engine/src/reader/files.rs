@@ -88,10 +88,10 @@ impl OnDemandTimeline {
 
     /// Fetches a layer into the directory, and returns its path when it is there: verified, synced, renamed.
     ///
-    /// One that is there already is not looked at. Tasks that want the same layer share one download, which goes on
+    /// Of one that is there already only that is looked at, and not what is in it. Tasks that want the same layer share one download, which goes on
     /// when they do not wait any more; it goes before background work.
     pub async fn fetch(&self, name: &LayerName) -> Result<PathBuf, Arc<Error>> {
-        match self.inner.path_of(name) {
+        match self.inner.file_of(name) {
             Some(path) => Ok(path),
             None => self.flight(name, None).await,
         }
@@ -105,7 +105,7 @@ impl OnDemandTimeline {
         let fetches = names.into_iter().map(|name| async move {
             // Only who has a place begins a download: one that is on its way waits for nothing, whoever comes to want it.
             let place = pool.enter_in_background().await;
-            let fetched = match self.inner.path_of(&name) {
+            let fetched = match self.inner.file_of(&name) {
                 Some(_) => return None,
                 None => self.flight(&name, Some(place)).await,
             };
@@ -175,6 +175,16 @@ impl Inner {
     /// Where a layer's file is, if it has one.
     fn path_of(&self, name: &LayerName) -> Option<PathBuf> {
         self.layers().local.contains(name).then(|| self.dir.path().join(name.as_str()))
+    }
+
+    /// The same, where the file is there: the caller may have removed it to save room, and not have said so.
+    fn file_of(&self, name: &LayerName) -> Option<PathBuf> {
+        let path = self.path_of(name)?;
+        if path.symlink_metadata().is_ok() {
+            return Some(path);
+        }
+        self.layers().local.remove(name);
+        None
     }
 
     async fn fetch(&self, name: &LayerName) -> Result<PathBuf> {

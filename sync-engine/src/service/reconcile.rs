@@ -1,6 +1,8 @@
 //! What is on the disk, compared with the store when a timeline is attached.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use layer_archive::{LayerEntry, LayerName};
@@ -34,9 +36,11 @@ pub struct Reconciliation {
 /// Compares, and says what there is to upload.
 pub(super) async fn reconcile(
     state: &TimelineState,
-    local: LocalTimeline,
+    mut local: LocalTimeline,
     hashes: Option<&Arc<HashCache>>,
 ) -> Result<(Reconciliation, Change)> {
+    // What was evicted since the directory was listed is only in the store now, and nothing that has failed.
+    local.layers.retain(|layer| !state.layers().contains_key(&layer.name) || !is_gone(&layer.path));
     let names: BTreeSet<LayerName> =
         local.layers.iter().map(|layer| &layer.name).chain(&local.present).cloned().collect();
     let layers = local.layers.clone();
@@ -68,6 +72,10 @@ pub(super) async fn reconcile(
         ancestor: plan.ancestor,
     };
     Ok((reconciliation, change))
+}
+
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 impl Change {

@@ -32,7 +32,12 @@ pub(super) struct TimelineTask {
     /// Failures in a row, and since when.
     failures: u32,
     failing_since: Option<SystemTime>,
+    /// How often somebody else came and went before the claim.
+    visits: u32,
 }
+
+/// A timeline that is claimed by others this often before its own task can is theirs.
+const VISITS_MAX: u32 = 100;
 
 /// What is waited for besides news.
 #[derive(Default)]
@@ -68,6 +73,7 @@ impl TimelineTask {
             sent: None,
             failures: 0,
             failing_since: None,
+            visits: 0,
         }
     }
 
@@ -93,12 +99,7 @@ impl TimelineTask {
 
     /// Returns whether the timeline was released, and what did not work out at the end.
     async fn work(&mut self) -> Result<(bool, Option<Arc<Error>>)> {
-        let mut writer = loop {
-            match self.open().await {
-                Ok(writer) => break writer,
-                Err(error) => self.back_off(error).await?,
-            }
-        };
+        let mut writer = self.open_again().await?;
         let mut timers = Timers::default();
         loop {
             self.failures = 0;
@@ -108,12 +109,45 @@ impl TimelineTask {
             }
             self.shared.update(|inner| inner.phase = Phase::Working);
             while let Err(error) = self.pass(&mut writer).await {
-                self.back_off(error).await?;
+                if !writer.is_claimed() && self.was_visited(&error).await? {
+                    writer = self.open_again().await?;
+                } else {
+                    self.back_off(error).await?;
+                }
             }
         }
         loop {
             match self.leave(&mut writer).await {
                 Ok(left) => return Ok(left),
+                Err(error) => self.back_off(error).await?,
+            }
+        }
+    }
+
+    /// [`open`](Self::open), as often as it takes.
+    async fn open_again(&mut self) -> Result<TimelineWriter> {
+        loop {
+            match self.open().await {
+                Ok(writer) => return Ok(writer),
+                Err(error) => self.back_off(error).await?,
+            }
+        }
+    }
+
+    /// Whether `error` means that somebody claimed the timeline before this task ever did, and has left it again: a tool,
+    /// for whom an attached timeline that nothing was written to yet is released like any other. Then this task begins
+    /// anew, as it would after a restart. Whoever stays has taken the timeline over.
+    async fn was_visited(&mut self, error: &Error) -> Result<bool> {
+        if !matches!(error, Error::Fenced { .. }) || self.visits >= VISITS_MAX {
+            return Ok(false);
+        }
+        self.visits += 1;
+        let (tenant, timeline) = self.name.clone();
+        let core = Arc::clone(&self.core);
+        loop {
+            let opened = async { TimelineView::open(core.store().await?, &tenant, &timeline, None).await };
+            match opened.await {
+                Ok(view) => return Ok(view.state.is_released() && !view.state.is_deleted()),
                 Err(error) => self.back_off(error).await?,
             }
         }

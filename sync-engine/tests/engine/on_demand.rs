@@ -127,6 +127,10 @@ fn tasks_that_want_one_layer_share_one_download_that_outlives_them() {
         std::fs::remove_file(dir.path().join("small-07")).unwrap();
         assert!(timeline.read_at(&wanted, 0..10).await.unwrap() == scene.bytes("small-07")[..10]);
         assert_eq!(timeline.residency(&wanted), Residency::Remote);
+        // And one that is to be a file is fetched again.
+        timeline.set_local(&wanted, Residency::Local);
+        timeline.fetch(&wanted).await.unwrap();
+        assert!(files(dir.path())["small-07"] == scene.bytes("small-07"));
     });
 }
 

@@ -6,7 +6,7 @@ use storage_api::simulated::{Delay, Fault, Gate, Rule, check_seeds};
 use sync_engine::service::{Event, HandOverError, Phase, Stopped};
 use sync_engine::{Draft, Error, TimelineWriter, WriterOptions};
 
-use crate::support::{Bench, MINUTE, SECOND, metadata};
+use crate::support::{Bench, MINUTE, SECOND, contents, metadata};
 
 #[test]
 fn a_fenced_service_stops_for_good_keeps_its_files_and_says_so() {
@@ -112,4 +112,41 @@ async fn a_record_whose_outcome_is_not_known_is_resumed_with_the_same_bytes_and_
     simulation.clear_rules();
     writer.append(draft("three"), BundleWriter::new()).await.unwrap();
     assert_eq!(bench.view().await.state.metadata().unwrap().bytes, b"three");
+}
+
+#[test]
+fn a_tool_that_visits_an_idle_timeline_does_not_stop_its_service_and_one_that_stays_does() {
+    for stays in [false, true] {
+        check_seeds(0..3, async |simulation| {
+            let bench = Bench::new(&simulation);
+            let first = bench.process("first").await;
+            let handle = first.attach();
+            handle.wait(handle.hand_over(bench.checkpoint(&["old"], 1)).unwrap()).await.unwrap();
+            handle.detach(MINUTE).await;
+            // Attached again, and nothing to write: the log still says that nobody does.
+            let service = bench.process("service").await;
+            let old = bench.layer("old", &contents(4, 3_000));
+            let handle = service.attach_with(Some(bench.local(&[&old], 1)));
+            assert_eq!(handle.opened().await.unwrap().unwrap().unchanged, 1);
+            let tool = WriterOptions {
+                writer: WriterInfo { host: "test".into(), pid: 2, program: "tool".into() },
+                generation: None,
+                clock: bench.clock(),
+            };
+            let mut writer =
+                TimelineWriter::claim(&bench.store().await, bench.view().await, tool).await.unwrap();
+            let released = Draft { released: !stays, ..Draft::default() };
+            writer.append(released, BundleWriter::new()).await.unwrap();
+
+            // Evicted meanwhile: the store has it.
+            std::fs::remove_file(bench.path("old")).unwrap();
+            let ticket = handle.hand_over(bench.checkpoint(&["new"], 2)).unwrap();
+            match handle.wait(ticket).await {
+                Ok(()) => {
+                    assert_eq!((stays, bench.stored().await), (false, vec!["new".into(), "old".into()]))
+                }
+                Err(stopped) => assert!(stays && matches!(stopped, Stopped::Stopped(_)), "{stopped:?}"),
+            }
+        });
+    }
 }

@@ -109,3 +109,25 @@ async fn behind_a_lost_record_the_layers_are_kept_and_what_may_rely_on_it_is_hel
     assert_eq!(rebuilt.view.state.layers(), state.layers());
     assert_eq!(rebuilt.view.state.seq(), Seq(state.seq().0 + 4));
 }
+
+#[tokio::test]
+async fn an_object_numbered_far_beyond_the_log_is_named_and_not_counted_up_to() {
+    use storage_api::{Body, PutMode};
+
+    for stray in [u64::from(u32::MAX), u64::MAX] {
+        for kind in ["log", "manifest"] {
+            let mut bench = lived().await;
+            went_on(&mut bench).await;
+            let keys = open(&bench.store).await.keys;
+            let key = match kind {
+                "log" => keys.record(Seq(stray)).unwrap(),
+                _ => keys.manifest(Seq(stray)).unwrap(),
+            };
+            let body = Body::new("stray");
+            bench.store.objects().put(&key, body, PutMode::Create).await.unwrap();
+            let refused = rebuild_timeline(&bench.store, &tenant(), &timeline()).await.unwrap_err();
+            let names_it = matches!(&refused, Error::Damaged { object, .. } if object == key.as_str());
+            assert!(names_it, "{refused:?}");
+        }
+    }
+}

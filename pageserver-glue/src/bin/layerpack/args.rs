@@ -83,7 +83,7 @@ pub(crate) enum Command {
     /// Delete what nobody needs any more, and pack what is half empty anew; a dry run without --execute
     ///
     /// Points in time stay restorable for the retention period, by the store's clock. On a timeline that is held by its
-    /// writer it only deletes, and leaves repacking to that writer.
+    /// writer it only deletes, and leaves repacking until that writer has left.
     Gc(Gc),
     /// Make a new timeline of a state of another one
     ///

@@ -38,7 +38,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Arguments, Command, Global};
 use crate::exit::{Exit, Failure};
-use crate::output::{Format, Outcome, Quiet, Style};
+use crate::output::{Format, Outcome, Quiet, Style, explain_failure};
 use crate::session::Session;
 
 /// How long work that cannot be broken off is waited for when the program is interrupted.
@@ -59,34 +59,37 @@ fn run() -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return style.fail(Exit::Failed, &format!("cannot start threads: {error}")),
     };
+    let session = match Session::new(&arguments, style) {
+        Ok(session) => session,
+        Err(failure) => return style.fail(failure.exit(), &explain_failure(&failure)),
+    };
     let ended = runtime.block_on(async {
         // A write beyond the file size limit then fails, as on a full disk, and does not kill the process.
         let _xfsz = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         tokio::select! {
-            ended = execute(&arguments, style) => ended,
+            ended = execute(&session, &arguments) => ended,
             failure = interrupted() => Err(failure),
         }
     });
-    let exit = style.finish(ended);
+    let exit = style.finish(ended, &session.cost());
     runtime.shutdown_timeout(GRACE);
     exit
 }
 
-async fn execute(arguments: &Arguments, style: Style) -> Result<Outcome, Failure> {
-    let session = Session::new(arguments, style)?;
+async fn execute(session: &Session, arguments: &Arguments) -> Result<Outcome, Failure> {
     match &arguments.command {
-        Command::Backup(backup) => backup::run(&session, backup).await,
-        Command::Restore(restore) => restore::run(&session, restore).await,
-        Command::Status(status) => status::run(&session, status).await,
-        Command::Ls(ls) => ls::run(&session, ls).await,
-        Command::Inspect(inspect) => inspect::run(&session, inspect).await,
-        Command::Fetch(fetch) => fetch::run(&session, fetch).await,
-        Command::Cat(cat) => cat::run(&session, cat).await,
-        Command::Rm(rm) => rm::run(&session, rm).await,
-        Command::Gc(gc) => gc::run(&session, gc).await,
-        Command::Copy(copy) => copy::run(&session, copy).await,
-        Command::Delete(delete) => delete::run(&session, delete).await,
-        Command::Verify(verify) => verify::run(&session, verify).await,
+        Command::Backup(backup) => backup::run(session, backup).await,
+        Command::Restore(restore) => restore::run(session, restore).await,
+        Command::Status(status) => status::run(session, status).await,
+        Command::Ls(ls) => ls::run(session, ls).await,
+        Command::Inspect(inspect) => inspect::run(session, inspect).await,
+        Command::Fetch(fetch) => fetch::run(session, fetch).await,
+        Command::Cat(cat) => cat::run(session, cat).await,
+        Command::Rm(rm) => rm::run(session, rm).await,
+        Command::Gc(gc) => gc::run(session, gc).await,
+        Command::Copy(copy) => copy::run(session, copy).await,
+        Command::Delete(delete) => delete::run(session, delete).await,
+        Command::Verify(verify) => verify::run(session, verify).await,
     }
 }
 

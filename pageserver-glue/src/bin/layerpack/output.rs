@@ -86,8 +86,8 @@ impl Style {
         Self { format, chatter }
     }
 
-    /// Prints how a command ended, and returns what to exit with.
-    pub(crate) fn finish(self, ended: Result<Outcome, Failure>) -> Exit {
+    /// Prints how a command ended, and what it had cost by then, and returns what to exit with.
+    pub(crate) fn finish(self, ended: Result<Outcome, Failure>, cost: &impl Serialize) -> Exit {
         match ended {
             Ok(outcome) => {
                 let exit = outcome.exit;
@@ -97,15 +97,23 @@ impl Style {
                 };
                 printed.map_or_else(|error| unprinted(&error, exit), |()| exit)
             }
-            Err(failure) => self.fail(failure.exit(), &explain_failure(&failure)),
+            Err(failure) => {
+                let message = explain_failure(&failure);
+                let json = Outcome::new(&json!({ "error": message }), cost).json;
+                self.print_failure(failure.exit(), &message, json)
+            }
         }
     }
 
-    /// Prints why a command could not be carried out.
+    /// Prints why a command could not begin.
     pub(crate) fn fail(self, exit: Exit, message: &str) -> Exit {
+        self.print_failure(exit, message, Map::from_iter([("error".to_owned(), json!(message))]))
+    }
+
+    fn print_failure(self, exit: Exit, message: &str, json: Map<String, Value>) -> Exit {
         let printed = match self.format {
             Format::Text => print_errors("error", &[message.to_owned()]),
-            _ => self.print_json(Map::from_iter([("error".to_owned(), json!(message))]), exit),
+            _ => self.print_json(json, exit),
         };
         printed.map_or_else(|error| unprinted(&error, exit), |()| exit)
     }
