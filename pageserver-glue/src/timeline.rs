@@ -9,7 +9,7 @@ use layer_archive::{
     Ancestor, BranchPoint, LayerName, Level, RawDigest, TenantId, TimelineId, TimelineMetadata,
 };
 use sync_engine::{
-    BackupOptions, BackupPlan, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestorePlan,
+    At, BackupOptions, BackupPlan, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestorePlan,
     RestoreReport, Store, TimelineListing, TimelineState, TimelineView, execute_backup, execute_restore,
     hash_existing, plan_backup, plan_restore,
 };
@@ -217,7 +217,7 @@ pub async fn restore_branch(
 /// Restores the older state that `view` shows into an empty directory of `workdir`, which is marked first: a backup
 /// refuses it.
 ///
-/// What gc deletes meanwhile is missing from it, and is reported.
+/// Where gc has given the point up meanwhile, that is the error.
 pub async fn restore_past(
     store: &Store,
     workdir: &WorkDir,
@@ -226,8 +226,13 @@ pub async fn restore_past(
     progress: &Arc<Progress>,
 ) -> Result<TimelineRestore, TimelineError> {
     let state = &view.state;
-    workdir.enter_past(store, (state.tenant(), state.timeline()), state.seq())?;
-    restore_view(store, workdir, view, past, progress).await
+    let id = (state.tenant(), state.timeline());
+    workdir.enter_past(store, id, state.seq())?;
+    let restored = restore_view(store, workdir, view, past, progress).await?;
+    if restored.report.found_objects_gone() {
+        TimelineView::open_at(store, id, At::Seq(state.seq()), None).await?;
+    }
+    Ok(restored)
 }
 
 async fn restore_view(

@@ -172,6 +172,12 @@ async fn a_restore_whose_layers_are_collected_begins_anew_on_the_newest_state() 
     let plan = plan_gc(&survey, &policy, 1 << 20);
     let gc = GcOptions { policy, bundle_bytes_target: 1 << 20, writer: options().writer, take_over: no };
     assert_eq!(execute_gc(&store, survey, plan, &gc).await.unwrap().repacked.layers, 3);
+    // As a point in time it is given up, which is no damage.
+    let target = tempfile::tempdir().unwrap();
+    let past = WorkDir::create(target.path()).unwrap();
+    let gone = restore_past(&store, &past, &stale, Past::Whole, &Arc::default()).await.unwrap_err();
+    let is_gone = matches!(&gone, TimelineError::Engine(sync_engine::Error::PointNotFound { .. }));
+    assert!(is_gone, "{gone:?}");
     let target = tempfile::tempdir().unwrap();
     let workdir = WorkDir::create(target.path()).unwrap();
     let restored = restore_timeline(&store, &workdir, &stale, &Arc::default()).await.unwrap();
