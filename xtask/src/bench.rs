@@ -5,7 +5,7 @@ mod place;
 mod report;
 #[cfg(test)]
 mod tests;
-mod ways;
+pub(crate) mod ways;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

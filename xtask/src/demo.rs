@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use layer_archive::{RawDigest, WriterInfo};
-use pageserver_glue::{Absent, Access, BackupChoices, RemoteUrl, WorkDir, backup_timeline, restore_timeline};
+use layer_archive::RawDigest;
+use pageserver_glue::{Absent, Access, RemoteUrl};
 use storage_api::{
     Body, GetRange, Key, Metrics, ObjectStore, ObjectStoreExt, PutMode, RequestCounts, RetryPolicy,
     SystemClock,
 };
-use sync_engine::{BackupOptions, Catalog, PackOptions, Progress, Store, TimelineView, WriterOptions};
 
+use crate::bench::ways;
 use crate::image::{self, ImageOptions, Source};
 
 /// Requests that the baseline has in flight, and that are in flight at most.
@@ -118,49 +118,16 @@ async fn packed(workdir: &Path, url: &RemoteUrl, timeline_dir: &Path) -> Result<
 }
 
 async fn backup(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Duration)> {
-    let clock = Arc::new(SystemClock);
     let timer = crate::timer();
     let (objects, metrics) = connect(url, Absent::Create).await?;
-    let (store, _) = Store::open_or_create(objects, url.as_str()).await?;
-    let workdir = WorkDir::open(workdir)?;
-    for tenant in workdir.tenants()?.ids {
-        for timeline in workdir.timelines(&tenant)?.ids {
-            let writer =
-                WriterInfo { host: "demo".into(), pid: std::process::id(), program: "xtask demo".into() };
-            let options = BackupOptions {
-                writer: WriterOptions { writer, generation: None, clock: clock.clone() },
-                pack: PackOptions::default(),
-                progress: Arc::new(Progress::default()),
-            };
-            let backup = backup_timeline(
-                &store,
-                &workdir,
-                (&tenant, &timeline),
-                None,
-                &BackupChoices::default(),
-                options,
-            )
-            .await?;
-            ensure!(
-                backup.report.failed.is_empty(),
-                "layers could not be packed: {:?}",
-                backup.report.failed
-            );
-        }
-    }
+    ways::backup(objects, url.as_str(), workdir).await?;
     Ok((metrics.snapshot(), timer.elapsed()))
 }
 
 async fn restore(workdir: &Path, url: &RemoteUrl) -> Result<(RequestCounts, Duration)> {
     let timer = crate::timer();
     let (objects, metrics) = connect(url, Absent::Refuse).await?;
-    let store = Store::open(objects, url.as_str()).await?;
-    let workdir = WorkDir::open(workdir)?;
-    for entry in Catalog::read(&store, None, None).await?.timelines {
-        let view = TimelineView::open_existing(&store, &entry.tenant, &entry.timeline, entry.listing).await?;
-        let restored = restore_timeline(&store, &workdir, &view, &Arc::new(Progress::default())).await?;
-        ensure!(restored.report.is_complete(), "the restore is incomplete: {:?}", restored.report);
-    }
+    ways::restore(objects, url.as_str(), workdir).await?;
     Ok((metrics.snapshot(), timer.elapsed()))
 }
 

@@ -36,13 +36,13 @@ pub(super) fn files(root: &Path) -> Result<Files> {
 }
 
 /// Backs up with Layerpack, into a store that is new.
-pub(super) async fn backup(objects: Arc<dyn ObjectStore>, url: &str, workdir: &Path) -> Result<()> {
+pub(crate) async fn backup(objects: Arc<dyn ObjectStore>, url: &str, workdir: &Path) -> Result<()> {
     let (store, _) = Store::open_or_create(objects, url).await?;
     let workdir = WorkDir::open(workdir)?;
     for tenant in workdir.tenants()?.ids {
         for timeline in workdir.timelines(&tenant)?.ids {
             let writer =
-                WriterInfo { host: "bench".into(), pid: std::process::id(), program: "xtask bench".into() };
+                WriterInfo { host: "xtask".into(), pid: std::process::id(), program: "xtask".into() };
             let options = BackupOptions {
                 writer: WriterOptions { writer, generation: None, clock: Arc::new(SystemClock) },
                 pack: PackOptions::default(),
@@ -68,7 +68,7 @@ pub(super) async fn backup(objects: Arc<dyn ObjectStore>, url: &str, workdir: &P
 }
 
 /// Restores with Layerpack.
-pub(super) async fn restore(objects: Arc<dyn ObjectStore>, url: &str, target: &Path) -> Result<()> {
+pub(crate) async fn restore(objects: Arc<dyn ObjectStore>, url: &str, target: &Path) -> Result<()> {
     let store = Store::open(objects, url).await?;
     let workdir = WorkDir::create(target)?;
     for entry in Catalog::read(&store, None, None).await?.timelines {
