@@ -21,6 +21,7 @@ mod shared;
 mod status;
 mod task;
 mod timer;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +42,7 @@ use self::shared::Shared;
 pub use self::shared::{HandOverError, Stopped};
 pub use self::status::{Phase, TimelineStatus, Written};
 use self::task::TimelineTask;
+pub use self::upkeep::{BackgroundGc, LastGc};
 use crate::backup::UPLOAD_BYTES_MAX;
 use crate::budget::Budget;
 use crate::{HashCache, LocalTimeline, PackOptions, Result, Store};
@@ -65,10 +67,12 @@ pub struct ServiceOptions {
     pub observer: Observer,
     /// The digests of local files that were hashed before.
     pub hashes: Option<Arc<HashCache>>,
+    /// How garbage is collected in the background; with nothing it is left to `layerpack gc`.
+    pub gc: Option<BackgroundGc>,
 }
 
 impl ServiceOptions {
-    /// The defaults: 96 MiB for uploads, a second of linger.
+    /// The defaults: 96 MiB for uploads, a second of linger, a collection a day.
     pub fn new(writer: WriterInfo, clock: Arc<dyn Clock>) -> Self {
         Self {
             writer,
@@ -79,6 +83,7 @@ impl ServiceOptions {
             retry: RetryTimes::default(),
             observer: Observer::default(),
             hashes: None,
+            gc: Some(BackgroundGc::default()),
         }
     }
 }
@@ -145,6 +150,8 @@ pub(crate) struct Core {
     store: OnceCell<Store>,
     pub(crate) options: ServiceOptions,
     pub(crate) budget: Budget,
+    /// One timeline is surveyed at a time.
+    surveys: tokio::sync::Mutex<()>,
     timelines: Mutex<Timelines>,
 }
 
@@ -184,8 +191,8 @@ impl UploadService {
         options: ServiceOptions,
     ) -> Self {
         let (url, store, budget) = (url.into(), OnceCell::new(), Budget::new(options.upload_bytes_max));
-        let timelines = Mutex::default();
-        Self { core: Arc::new(Core { objects, url, create, store, options, budget, timelines }) }
+        let (surveys, timelines) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { core: Arc::new(Core { objects, url, create, store, options, budget, surveys, timelines }) }
     }
 
     /// The store, which is opened, or created where that was asked for, when it is first needed.

@@ -4,10 +4,10 @@
 //! enough to be written without a library in every pageserver that links this.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use storage_api::RequestCounts;
-use sync_engine::service::{Phase, TimelineName, TimelineStatus, UploadService};
+use sync_engine::service::{LastGc, Phase, TimelineName, TimelineStatus, UploadService};
 
 /// Numbers of the service.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ fn seconds_since(then: SystemTime, now: SystemTime) -> f64 {
 /// A metric of a timeline: its name, type and help, and its value.
 type Metric = (&'static str, &'static str, &'static str, fn(&TimelineMetrics) -> f64);
 
-const TIMELINE_METRICS: [Metric; 13] = [
+const TIMELINE_METRICS: [Metric; 19] = [
     ("lag_changes", "gauge", "Changes handed over and not durable.", |timeline| {
         float(timeline.status.lag.changes as u64)
     }),
@@ -83,6 +83,30 @@ const TIMELINE_METRICS: [Metric; 13] = [
     ("stored_bytes_total", "counter", "Bytes of records and payload objects written.", |timeline| {
         float(timeline.status.written.stored_bytes)
     }),
+    ("deleted_objects_total", "counter", "Objects that gc has deleted.", |timeline| {
+        float(timeline.status.written.deleted)
+    }),
+    ("deleted_bytes_total", "counter", "Bytes of the objects that gc has deleted.", |timeline| {
+        float(timeline.status.written.deleted_bytes)
+    }),
+    ("repacked_layers_total", "counter", "Layers repacked.", |timeline| {
+        float(timeline.status.written.repacked)
+    }),
+    ("repacked_bytes_total", "counter", "Bytes of payload objects written by repacking.", |timeline| {
+        float(timeline.status.written.repacked_bytes)
+    }),
+    (
+        "gc_timestamp_seconds",
+        "gauge",
+        "When the last collection ended, as Unix time; 0 before.",
+        |timeline| timeline.status.last_gc.as_ref().map_or(0.0, |last| seconds_since(UNIX_EPOCH, last.at)),
+    ),
+    (
+        "gc_trouble",
+        "gauge",
+        "1 where the last collection was broken off, has found damage or could not delete: see the log.",
+        |timeline| float(u64::from(timeline.status.last_gc.as_ref().is_some_and(LastGc::is_troubled))),
+    ),
     ("retries_total", "counter", "Failures after which something was tried again.", |timeline| {
         float(timeline.status.written.retries)
     }),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use layer_archive::{LayerName, Lsn, RemovalReason, WriterInfo};
 use storage_api::{MemoryStore, ObjectStore, SystemClock};
-use sync_engine::ReadOptions;
 use sync_engine::service::{CreateStore, Event, Observer, ServiceOptions};
+use sync_engine::{ReadOptions, TimelineView};
 use tempfile::TempDir;
 
 use super::{CheckpointError, Service, ServiceConfig, ServiceError};
@@ -146,4 +146,71 @@ fn a_directory_of_an_older_point_is_not_attached() {
     let refused = service.attach(&ID.parse().unwrap(), &ID.parse().unwrap(), None).unwrap_err();
     let said = refused.to_string();
     assert!(said.contains("record 7 of store x") && said.contains("copy --at"), "{said}");
+}
+
+const BRANCH: &str = "88a4e0f55d55008138697fa10e7d97d3";
+
+/// Metadata of a branch of [`ID`] that left it at 0/1500000, durable up to 0/1600000.
+fn metadata_of_branch() -> Vec<u8> {
+    let mut bytes = vec![0; 512];
+    bytes[..8].copy_from_slice(&0x0160_0000_u64.to_be_bytes());
+    // No previous record, and an ancestor.
+    bytes[9] = 1;
+    for (at, byte) in bytes[10..26].iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&ID[at * 2..at * 2 + 2], 16).unwrap();
+    }
+    bytes[26..34].copy_from_slice(&0x0150_0000_u64.to_be_bytes());
+    let crc = storage_api::Crc32c::of(&bytes[..508]).0;
+    bytes[508..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_pageserver_is_told_which_branches_its_own_gc_must_spare_and_says_when_they_end() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let workdir = TempDir::new().unwrap();
+    let timelines = workdir.path().join("tenants").join(ID).join("timelines");
+    for timeline in [ID, BRANCH] {
+        fs::create_dir_all(timelines.join(timeline)).unwrap();
+        put(&timelines.join(timeline), IMAGE, &[7; 10_000]);
+    }
+    let service = Service::start(config(&objects, workdir.path())).unwrap();
+    let attach =
+        |timeline: &str| service.attach(&ID.parse().unwrap(), &timeline.parse().unwrap(), None).unwrap();
+    let main = attach(ID);
+    let ticket = main.checkpoint(&[name(IMAGE)], None, None).unwrap();
+    main.wait(ticket, SOON).unwrap();
+    assert_eq!(main.branch_points(), []);
+    // The branch begins to run, and says where it comes from with its first metadata.
+    let branch = attach(BRANCH);
+    let ticket = branch.checkpoint(&[name(IMAGE)], Some(metadata_of_branch()), None).unwrap();
+    branch.wait(ticket, SOON).unwrap();
+    let point = layer_archive::BranchPoint {
+        tenant: ID.parse().unwrap(),
+        timeline: BRANCH.parse().unwrap(),
+        lsn: Lsn(0x0150_0000),
+    };
+    assert_eq!(main.branch_points(), std::slice::from_ref(&point));
+    // What is collected all the same stays for the branch, until it has ended.
+    let is_there = || {
+        let ticket = main.remove(&[name(IMAGE)], RemovalReason::Collected).unwrap();
+        main.wait(ticket, SOON).unwrap();
+        let stored = async {
+            let store = service.uploads().store().await.unwrap();
+            let (tenant, timeline) = (ID.parse().unwrap(), ID.parse().unwrap());
+            TimelineView::open(store, &tenant, &timeline, None).await.unwrap().state
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(stored).layers().contains_key(&name(IMAGE))
+    };
+    assert!(is_there());
+    main.end_branch(point, SOON).unwrap();
+    assert_eq!(main.branch_points(), []);
+    assert!(!is_there());
+    // One whose metadata does not tell says it itself.
+    let other = attach(&BRANCH.replace('8', "9"));
+    let ancestor = layer_archive::Ancestor { timeline: ID.parse().unwrap(), lsn: Lsn(0x0150_0001) };
+    other.wait(other.branched_from(ancestor).unwrap(), SOON).unwrap();
+    assert_eq!(main.branch_points().len(), 1);
+    assert!(service.shutdown(SOON).iter().all(|(_, report)| report.is_complete()));
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layer_archive::{LayerName, Lsn, RemovalReason, Removed, TimelineMetadata};
+use layer_archive::{Ancestor, BranchPoint, LayerName, Lsn, RemovalReason, Removed, TimelineMetadata};
 use sync_engine::service::{
     Change, HandOverError, Reconciliation, Stopped, Ticket, TimelineHandle, TimelineStatus,
 };
@@ -65,7 +65,8 @@ impl AttachedTimeline {
     }
 
     /// Hands over layers that were frozen, by their file names, and the metadata that needs them, if there is new one.
-    /// What the metadata says of its LSN is read from it; for bytes that do not say it, `lsn` does.
+    /// What the metadata says of its LSN and of where the timeline was branched off is read from it; for bytes that do not
+    /// say it, `lsn` and [`branched_from`](Self::branched_from) do.
     ///
     /// Never waits for the store: it looks up the files' lengths and queues.
     pub fn checkpoint(
@@ -88,11 +89,11 @@ impl AttachedTimeline {
         let frozen = layers;
         let layers = layers.iter().map(|name| self.look_up(name)).collect::<Result<_, _>>()?;
         let removed = removed(replaced, RemovalReason::Compacted);
-        let metadata = match metadata {
-            Some(bytes) => Some(describe(bytes, lsn)?),
-            None => None,
+        let (metadata, ancestor) = match metadata {
+            Some(bytes) => describe(bytes, lsn).map(|(metadata, ancestor)| (Some(metadata), ancestor))?,
+            None => (None, None),
         };
-        let ticket = self.handle.hand_over(Change { layers, removed, metadata, ancestor: None })?;
+        let ticket = self.handle.hand_over(Change { layers, removed, metadata, ancestor })?;
         frozen.iter().for_each(|layer| self.reads.set_local(layer, Residency::Local));
         Ok(ticket)
     }
@@ -101,6 +102,12 @@ impl AttachedTimeline {
     /// then left out, and one that is under way is followed by the removal.
     pub fn remove(&self, layers: &[LayerName], reason: RemovalReason) -> Result<Ticket, HandOverError> {
         self.handle.hand_over(Change { removed: removed(layers, reason), ..Change::default() })
+    }
+
+    /// Says where the timeline was branched off, where its metadata does not. Its ancestor's log is told before the
+    /// timeline has a record of its own.
+    pub fn branched_from(&self, ancestor: Ancestor) -> Result<Ticket, HandOverError> {
+        self.handle.hand_over(Change { ancestor: Some(ancestor), ..Change::default() })
     }
 
     fn look_up(&self, name: &LayerName) -> Result<LocalLayer, CheckpointError> {
@@ -130,6 +137,25 @@ impl AttachedTimeline {
     /// Blocks until the timeline can be restored as of `lsn`, or of a later one.
     pub fn wait_durable(&self, lsn: Lsn, timeout: Duration) -> Result<(), WaitError> {
         self.block_on(self.handle.wait_durable(lsn), timeout)
+    }
+
+    /// The branches of the timeline: what the pageserver's own gc must spare. A layer that begins at or below the LSN of one
+    /// of them is needed by it, and handing it over as *collected* leaves it in the store. Nothing before the timeline was
+    /// [opened](Self::wait_opened).
+    pub fn branch_points(&self) -> Vec<BranchPoint> {
+        self.handle.branch_points()
+    }
+
+    /// Blocks until the log says that a branch of the timeline leaves it at `lsn`. To be called before anything of the
+    /// timeline is collected that the branch needs; the branch's own first checkpoint, with the ancestor in its metadata or
+    /// handed over, says it too.
+    pub fn begin_branch(&self, branch: BranchPoint, timeout: Duration) -> Result<(), WaitError> {
+        self.block_on(self.handle.begin_branch(branch), timeout)
+    }
+
+    /// Blocks until the log says that a branch is no more. To be called after the branch was deleted.
+    pub fn end_branch(&self, branch: BranchPoint, timeout: Duration) -> Result<(), WaitError> {
+        self.block_on(self.handle.end_branch(branch), timeout)
     }
 
     fn block_on<T>(
@@ -167,12 +193,19 @@ fn removed(layers: &[LayerName], reason: RemovalReason) -> Vec<Removed> {
     layers.iter().map(|name| Removed { name: name.clone(), reason }).collect()
 }
 
-/// The metadata as the file that belongs in the directory, and its LSN.
-fn describe(bytes: Vec<u8>, lsn: Option<Lsn>) -> Result<(TimelineMetadata, Option<Lsn>), CheckpointError> {
-    let parsed = ParsedMetadata::parse(&bytes).ok().map(|metadata| metadata.disk_consistent_lsn);
+/// The metadata as the file that belongs in the directory, its LSN, and the ancestor that it names.
+#[expect(clippy::type_complexity, reason = "what a change is made of")]
+fn describe(
+    bytes: Vec<u8>,
+    lsn: Option<Lsn>,
+) -> Result<((TimelineMetadata, Option<Lsn>), Option<Ancestor>), CheckpointError> {
+    let parsed = ParsedMetadata::parse(&bytes).ok();
+    let ancestor = parsed.as_ref().and_then(|metadata| metadata.ancestor.clone());
     let file_name = LayerName::new(METADATA_FILE).map_err(|error| CheckpointError::Layer {
         path: METADATA_FILE.into(),
         source: io::Error::other(error),
     })?;
-    Ok((TimelineMetadata { file_name, bytes }, parsed.or(lsn)))
+    let lsn = parsed.map(|metadata| metadata.disk_consistent_lsn).or(lsn);
+    let ancestor = ancestor.map(|(timeline, lsn)| Ancestor { timeline, lsn });
+    Ok(((TimelineMetadata { file_name, bytes }, lsn), ancestor))
 }

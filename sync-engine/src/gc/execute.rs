@@ -1,14 +1,12 @@
-//! Carrying a plan out: by hand, on a timeline that nobody writes to; or in the background of its writer.
-
-use std::time::SystemTime;
+//! Carrying a plan out by hand.
 
 use layer_archive::{BundleWriter, Seq, WriterInfo};
 use storage_api::{Body, PutMode};
 
 use super::repack::prepare;
 use super::{
-    Checkpoint, Collected, GcPlan, GcPolicy, KnownRecords, RepackPlan, Repacked, Survey, collect, plan_gc,
-    plan_repack, repack, survey_timeline,
+    Checkpoint, Collected, GcPlan, GcPolicy, RepackPlan, Repacked, Survey, collect, plan_gc, plan_repack,
+    survey_timeline,
 };
 use crate::{Draft, Error, Finding, Result, Store, TakeOver, TimelineView, TimelineWriter, WriterOptions};
 
@@ -34,6 +32,8 @@ pub struct GcReport {
     pub collected: Collected,
     /// What was repacked.
     pub repacked: Repacked,
+    /// Branch points that were given up, because their branches are deleted.
+    pub ended_branches: usize,
     /// Whether manifests were written that later collections judge by.
     pub checkpoint: bool,
     /// The manifest that was judged by.
@@ -68,7 +68,11 @@ pub async fn execute_gc(
             report.left_to = (!plan.repack.is_empty()).then(|| view.state.writer().clone());
             report.checkpoint = snapshot(store, &view, &plan).await?;
         } else {
-            write(store, view, &plan, options, &mut report).await?;
+            match write(store, view, &plan, options, &mut report).await {
+                // Who has come in between, another collection or the next writer, has the timeline now.
+                Err(Error::Fenced { by, .. }) => report.left_to = Some(*by),
+                written => written?,
+            }
             report.repacked.seq.into_iter().for_each(|seq| known.learn_ordinary(seq));
         }
         if options.policy.retention.is_zero() {
@@ -84,7 +88,7 @@ pub async fn execute_gc(
 }
 
 impl GcReport {
-    fn of(survey: &Survey, plan: &GcPlan) -> Self {
+    pub(super) fn of(survey: &Survey, plan: &GcPlan) -> Self {
         let mut report = Self { seq: survey.view.state.seq(), ..Self::default() };
         report.take(plan);
         report
@@ -101,7 +105,7 @@ impl GcReport {
 ///
 /// The last record must not be a claim: its writer may still be looking whether it stands, and would take a manifest of
 /// it for the proof that it does not (rule 2 of the protocol).
-async fn snapshot(store: &Store, view: &TimelineView, plan: &GcPlan) -> Result<bool> {
+pub(super) async fn snapshot(store: &Store, view: &TimelineView, plan: &GcPlan) -> Result<bool> {
     let seq = view.state.seq();
     let is_there = view.listing.manifests.contains_key(&seq);
     if plan.checkpoint == Checkpoint::No || is_there || view.state.claim() == seq {
@@ -150,8 +154,11 @@ async fn write(
     // stock tools finds it in the last one.
     let state = &writer.view().state;
     let (metadata, disk_consistent_lsn) = (state.metadata().cloned(), state.disk_consistent_lsn());
-    let draft = Draft { released: true, metadata, disk_consistent_lsn, ..Draft::default() };
+    let branch_points_removed = plan.ended_branches.clone();
+    let draft =
+        Draft { released: true, metadata, disk_consistent_lsn, branch_points_removed, ..Draft::default() };
     writer.append(draft, BundleWriter::new()).await?;
+    report.ended_branches = plan.ended_branches.len();
     report.seq = writer.view().state.seq();
     if checkpoint {
         writer.put_manifest().await?;
@@ -160,41 +167,4 @@ async fn write(
         writer.detach().await?;
     }
     Ok(())
-}
-
-/// Collects and repacks in the background of a running writer, between two of its appends, within what `policy` allows
-/// for one run. `now` and `known` are as for [`survey_timeline`].
-///
-/// An error of the appending or of the claim is one of the writer, as [`TimelineWriter::append`] says; after any other
-/// the writer goes on.
-pub async fn maintain(
-    store: &Store,
-    writer: &mut TimelineWriter,
-    policy: &GcPolicy,
-    bundle_bytes_target: u64,
-    now: Option<SystemTime>,
-    known: &mut KnownRecords,
-) -> Result<GcReport> {
-    let state = &writer.view().state;
-    let id = (state.tenant().clone(), state.timeline().clone());
-    let survey = survey_timeline(store, (&id.0, &id.1), None, policy, now, known.clone()).await?;
-    let plan = plan_gc(&survey, policy, bundle_bytes_target);
-    known.clone_from(&survey.known);
-    let mut report = GcReport::of(&survey, &plan);
-    if !plan.damage.is_empty() {
-        return Ok(report);
-    }
-    if survey.view.state.claim() != writer.view().state.claim() {
-        let (tenant, timeline) = id;
-        let by = Box::new(survey.view.state.writer().clone());
-        return Err(Error::Fenced { tenant, timeline, seq: survey.view.state.claim(), by });
-    }
-    report.collected = collect(store, &plan).await?;
-    report.repacked = repack(store, writer, &plan.repack, bundle_bytes_target).await?;
-    if plan.checkpoint != Checkpoint::No {
-        writer.put_manifest().await?;
-        report.checkpoint = true;
-    }
-    report.seq = writer.view().state.seq();
-    Ok(report)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use layer_archive::{BundleId, PayloadId, Seq};
+use layer_archive::{BranchPoint, BundleId, PayloadId, Seq};
 use storage_api::{Key, ObjectInfo, PendingUpload};
 
 use super::floor::{Points, points_in_time};
@@ -10,8 +10,8 @@ use super::sources::{RepackPlan, plan_repack};
 use super::{GcPolicy, Survey};
 use crate::{Finding, TimelineState};
 
-/// Bytes for which it is not worth to move the floor on.
-const CHECKPOINT_BYTES_MIN: u64 = 4 << 10;
+/// A claim has at most so many bytes: a larger record holds layers, or held some.
+const CLAIM_BYTES_MAX: u64 = 4 << 10;
 
 /// What a collection is about to do.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct GcPlan {
     pub repack: RepackPlan,
     /// Whether manifests are to be written, so that there is a later floor.
     pub checkpoint: Checkpoint,
+    /// Branch points of branches that are deleted: they are given up.
+    pub ended_branches: Vec<BranchPoint>,
     /// Which points in time there are...
     pub points: Option<Points>,
     /// ...and which are left after the deletions.
@@ -110,9 +112,9 @@ impl GcPlan {
         !(self.manifests.is_empty() && self.objects.is_empty() && self.uploads.is_empty())
     }
 
-    /// Whether records or manifests are written, which takes the claim.
+    /// Whether records or manifests are written.
     pub fn writes(&self) -> bool {
-        !self.repack.is_empty() || self.checkpoint != Checkpoint::No
+        !self.repack.is_empty() || self.checkpoint != Checkpoint::No || !self.ended_branches.is_empty()
     }
 
     /// Bytes that are deleted.
@@ -155,7 +157,8 @@ pub fn plan_gc(survey: &Survey, policy: &GcPolicy, bundle_bytes_target: u64) -> 
         plan.uploads = judge.dead_uploads(policy);
         if !view.state.is_deleted() {
             plan.repack = plan_repack(&view.state, policy, bundle_bytes_target);
-            plan.checkpoint = judge.checkpoint(&plan.repack);
+            plan.checkpoint = judge.checkpoint(&plan.repack, policy);
+            plan.ended_branches = survey.ended_branches.clone();
         }
         // The manifests that are about to be written are old enough at once.
         if policy.retention.is_zero() && plan.checkpoint != Checkpoint::No {
@@ -232,7 +235,7 @@ impl Judge<'_> {
     }
 
     /// Whether a floor at the newest state would free much more than one at the newest manifest that can become it.
-    fn checkpoint(&self, repack: &RepackPlan) -> Checkpoint {
+    fn checkpoint(&self, repack: &RepackPlan, policy: &GcPolicy) -> Checkpoint {
         let Survey { view, known, next_floor, named, .. } = self.survey;
         let moved: BTreeSet<BundleId> = repack.sources.iter().map(|source| source.bundle.id).collect();
         let lives = |id: BundleId| self.live.contains(&id) && !moved.contains(&id);
@@ -243,7 +246,7 @@ impl Judge<'_> {
         for (seq, info) in &view.listing.records {
             let id = BundleId::Record(*seq);
             // A record of which nothing is known is small, like a claim, or its layers would be known.
-            let counts = known.is_ordinary(*seq) || info.size > CHECKPOINT_BYTES_MIN;
+            let counts = known.is_ordinary(*seq) || info.size > CLAIM_BYTES_MAX;
             if counts && !lives(id) && !dead_then(id, *seq) {
                 freed += info.size;
             }
@@ -257,7 +260,11 @@ impl Judge<'_> {
             }
         }
         let manifest = view.manifest.map_or(0, |manifest| manifest.stored_bytes);
-        if freed >= manifest.max(CHECKPOINT_BYTES_MIN) { Checkpoint::Frees(freed) } else { Checkpoint::No }
+        if freed >= manifest.max(policy.checkpoint_bytes_min) {
+            Checkpoint::Frees(freed)
+        } else {
+            Checkpoint::No
+        }
     }
 
     fn space(&self, plan: &GcPlan) -> Space {

@@ -13,6 +13,8 @@ pub struct GcPolicy {
     pub small_bundle_bytes: u64,
     /// ...when there are at least so many of them.
     pub small_bundles_min: usize,
+    /// The floor is moved on, with a manifest, when that frees at least so many bytes, and more than the manifest takes.
+    pub checkpoint_bytes_min: u64,
     /// Live bytes that a run repacks at most: a tenth of the timeline's, but one bundle's target where that is more,
     /// unless this is less than either.
     pub repack_bytes_max: u64,
@@ -35,6 +37,7 @@ impl Default for GcPolicy {
             live_percent_min: 50,
             small_bundle_bytes: 1 << 20,
             small_bundles_min: 16,
+            checkpoint_bytes_min: 4 << 10,
             repack_bytes_max: u64::MAX,
             requests_max: usize::MAX,
         }

@@ -5,19 +5,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use layer_archive::{
     BundleEntry, BundleId, BundleIndex, BundleWriter, Crc32c, FormatError, IndexedFrame, LayerEntry,
     Location, Moved, Seq,
 };
 use storage_api::{GetRange, Key, ObjectStore, ObjectStoreExt};
 
-use super::RepackPlan;
 use super::reframe::{LiveLayers, Rebundler, Unit, units};
+use super::{RepackPlan, RepackSource};
 use crate::object::{read_index, read_range, twice};
 use crate::{Draft, Error, Finding, Result, Store, TimelineWriter};
 
 /// Stored bytes that are read at once: bundles of that size with one request.
 const READ_BYTES_MAX: u64 = 40 << 20;
+/// Sources that are read at the same time at most.
+const SOURCES_IN_FLIGHT_MAX: usize = 16;
 /// Bytes between two wanted units that are rather read than made into two requests.
 const GAP_BYTES_MAX: u64 = 1 << 20;
 
@@ -40,24 +43,24 @@ pub struct Repacked {
     pub findings: Vec<Finding>,
 }
 
-/// Repacks what `plan` says. For the service: between two appends of the writer.
-///
-/// The moves are one record; until it is there nothing has changed, and a layer that was removed meanwhile stays so.
-pub async fn repack(
-    store: &Store,
-    writer: &mut TimelineWriter,
-    plan: &RepackPlan,
-    bundle_bytes_target: u64,
-) -> Result<Repacked> {
-    let (draft, mut repacked) = prepare(store, writer, plan, bundle_bytes_target).await?;
-    if !draft.moved.is_empty() {
-        writer.append(draft, BundleWriter::new()).await?;
-        repacked.seq = Some(writer.view().state.seq());
+impl Repacked {
+    /// Takes in what a further step has done.
+    pub(super) fn add(&mut self, step: Self) {
+        let Self { seq, layers, sources, freed_bytes, bundles, stored_bytes, findings } = step;
+        self.seq = seq.or(self.seq);
+        self.layers += layers;
+        self.sources += sources;
+        self.freed_bytes += freed_bytes;
+        self.bundles += bundles;
+        self.stored_bytes += stored_bytes;
+        self.findings.extend(
+            findings.into_iter().filter(|finding| !self.findings.contains(finding)).collect::<Vec<_>>(),
+        );
     }
-    Ok(repacked)
 }
 
-/// Writes the new bundles. What it returns is to be appended.
+/// Writes the new bundles of what `plan` says. What it returns is to be appended: one record moves the layers; until it is
+/// there nothing has changed, and a layer that was removed meanwhile stays so.
 pub(super) async fn prepare(
     store: &Store,
     writer: &mut TimelineWriter,
@@ -68,11 +71,16 @@ pub(super) async fn prepare(
     let (mut draft, mut repacked) = (Draft::default(), Repacked::default());
     let mut live = live_layers(writer, plan);
     let mut rebundler = Rebundler::new(bundle_bytes_target).map_err(unpackable)?;
-    for source in &plan.sources {
-        // Removed altogether since the plan was made.
-        let Some(live) = live.remove(&source.bundle.id) else { continue };
-        let key = writer.view().keys.bundle(source.bundle.id)?;
-        let opened = match Source::open(objects, key, &source.bundle, live).await {
+    // Those that were removed altogether since the plan was made have no live layers.
+    let sources = plan.sources.iter().filter_map(|source| Some((source, live.remove(&source.bundle.id)?)));
+    let keys = writer.view().keys.clone();
+    let opening = sources.map(|(RepackSource { bundle, .. }, live)| {
+        let key = keys.bundle(bundle.id);
+        async move { Ok::<_, Error>((bundle, Source::open(objects, key?, bundle, live).await)) }
+    });
+    let mut opening = stream::iter(opening.collect::<Vec<_>>()).buffered(reads_in_flight(plan));
+    while let Some((bundle, opened)) = opening.try_next().await? {
+        let opened = match opened {
             Ok(opened) => Arc::new(opened),
             Err(error) => {
                 repacked.findings.push(finding(error)?);
@@ -80,7 +88,7 @@ pub(super) async fn prepare(
             }
         };
         repacked.sources += 1;
-        repacked.freed_bytes += source.bundle.stored_bytes;
+        repacked.freed_bytes += bundle.stored_bytes;
         for chunk in opened.chunks() {
             let stored = match opened.read(objects, &chunk).await {
                 Ok(stored) => stored,
@@ -106,6 +114,12 @@ pub(super) async fn prepare(
         put(writer, last, &mut draft, &mut repacked).await?;
     }
     Ok((draft, repacked))
+}
+
+/// How many sources are read at the same time: as many as one large one has bytes.
+fn reads_in_flight(plan: &RepackPlan) -> usize {
+    let largest = plan.sources.iter().map(|source| source.bundle.stored_bytes).max().unwrap_or_default();
+    usize::try_from(READ_BYTES_MAX / largest.max(1)).unwrap_or(usize::MAX).clamp(1, SOURCES_IN_FLIGHT_MAX)
 }
 
 /// The live layers of each source.

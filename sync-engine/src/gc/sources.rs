@@ -15,6 +15,9 @@ const OVERHEAD_LAYER_BYTES: u64 = 128;
 /// waits for its like and bytes are copied a few times only.
 const SMALL_GROWTH_DIVISOR: u64 = 4;
 
+/// Reading a bundle and writing what lives takes about so many requests at most.
+const SOURCE_REQUESTS: usize = 3;
+
 /// What is to be repacked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepackPlan {
@@ -42,10 +45,20 @@ impl RepackPlan {
         self.sources.iter().map(|source| source.bundle.live_bytes).sum()
     }
 
+    /// Requests that it takes at most, about.
+    pub fn requests(&self) -> usize {
+        self.sources.len() * SOURCE_REQUESTS
+    }
+
     /// Stored bytes of the bundles that die.
     pub fn stored_bytes(&self) -> u64 {
         self.sources.iter().map(|source| source.bundle.stored_bytes).sum()
     }
+}
+
+/// Bytes of live layers that one run repacks at most of a timeline that has `live` of them.
+pub(super) fn repack_bytes_max(live: u64, policy: &GcPolicy, bundle_bytes_target: u64) -> u64 {
+    (live / GcPolicy::REPACK_DIVISOR).max(bundle_bytes_target).min(policy.repack_bytes_max)
 }
 
 /// Chooses what to repack of a timeline: the emptiest bundles first, then many small ones, within the policy's bounds.
@@ -62,7 +75,7 @@ pub fn plan_repack(state: &TimelineState, policy: &GcPolicy, bundle_bytes_target
         candidate.largest = candidate.largest.max(layer.place.location.stored_len);
     }
     let live: u64 = candidates.values().map(|candidate| candidate.bundle.live_bytes).sum();
-    let bytes_max = (live / GcPolicy::REPACK_DIVISOR).max(bundle_bytes_target).min(policy.repack_bytes_max);
+    let bytes_max = repack_bytes_max(live, policy, bundle_bytes_target);
     let movable: Vec<&Candidate> =
         candidates.values().filter(|candidate| candidate.largest <= bundle_bytes_target).collect();
     let mut sparse: Vec<&Candidate> =
@@ -116,29 +129,35 @@ struct Chosen {
 }
 
 impl Chosen {
-    /// Takes a bundle, if it fits what is left. Reading it and writing what lives takes about three requests at most.
+    /// Takes a bundle, if it fits what is left.
     fn add(&mut self, candidate: &Candidate) {
         let live = candidate.bundle.live_bytes;
-        if live <= self.bytes_left && self.requests_left >= 3 {
+        if live <= self.bytes_left && self.requests_left >= SOURCE_REQUESTS {
             self.bytes_left -= live;
-            self.requests_left -= 3;
+            self.requests_left -= SOURCE_REQUESTS;
             self.ids.insert(candidate.bundle.id);
         }
     }
 }
 
-/// The smallest bundles that are alike in size, if there are enough of them.
+/// The smallest bundles that are alike in size, of which there are enough.
 fn neighbours(mut small: Vec<&Candidate>, least: usize) -> Vec<&Candidate> {
+    let least = least.max(2);
     small.sort_by_key(|candidate| (candidate.bundle.stored_bytes, candidate.bundle.id));
-    let (mut total, mut alike) = (0, 0);
+    // A run that is long enough ends the search, so none of those before it is longer than `least`.
+    let mut runs = (0..small.len()).map(|first| &small[first..first + alike(&small[first..])]);
+    runs.find(|run| run.len() >= least).map(<[_]>::to_vec).unwrap_or_default()
+}
+
+/// How many of `small`, which are sorted by size, are alike: from the first on.
+fn alike(small: &[&Candidate]) -> usize {
+    let mut total = 0;
     for (number, candidate) in small.iter().enumerate() {
         let stored = candidate.bundle.stored_bytes;
         if number > 0 && stored > total / SMALL_GROWTH_DIVISOR && stored > small[0].bundle.stored_bytes * 2 {
-            break;
+            return number;
         }
         total += stored;
-        alike = number + 1;
     }
-    small.truncate(alike);
-    if small.len() < least.max(2) { Vec::new() } else { small }
+    small.len()
 }

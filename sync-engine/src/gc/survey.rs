@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use layer_archive::{BundleId, BundleIndex, FormatError, PayloadId, Seq, TenantId, TimelineId};
+use layer_archive::{BranchPoint, BundleId, BundleIndex, FormatError, PayloadId, Seq, TenantId, TimelineId};
 use storage_api::{ObjectStore, PendingUpload};
 
 use super::floor::choose_floor;
@@ -38,6 +38,8 @@ pub struct Survey {
     pub known: KnownRecords,
     /// Uploads in parts of writers that can commit nothing any more.
     pub uploads: Vec<PendingUpload>,
+    /// Branch points of branches that are deleted, whatever the timeline was told of it.
+    pub ended_branches: Vec<BranchPoint>,
     /// Damage that forbids to delete anything.
     pub damage: Vec<Finding>,
     /// Records that may be claims or garbage and do not read.
@@ -167,6 +169,7 @@ impl Survey {
             named: BTreeMap::new(),
             known,
             uploads,
+            ended_branches: Vec::new(),
             damage: view.damage.clone(),
             doubtful: Vec::new(),
             retention: policy.retention,
@@ -174,6 +177,7 @@ impl Survey {
         };
         survey.replay(objects).await?;
         survey.look_for_claims(objects, policy).await?;
+        survey.look_for_ended_branches(store).await?;
         Ok(survey)
     }
 
@@ -260,6 +264,19 @@ impl Survey {
                     let problem = damage(error)?;
                     self.doubtful.push(Finding { object: key.to_string(), problem, layers: Vec::new() });
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks which of the branches are deleted. One that cannot be read counts as one that is there; so does one that was
+    /// never begun, for it may begin.
+    async fn look_for_ended_branches(&mut self, store: &Store) -> Result<()> {
+        for point in self.view.state.branch_points() {
+            match TimelineView::open(store, &point.tenant, &point.timeline, None).await {
+                Ok(branch) if branch.state.is_deleted() => self.ended_branches.push(point.clone()),
+                Ok(_) | Err(Error::Damaged { .. } | Error::Gap { .. } | Error::ObjectTooNew { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use layer_archive::{Lsn, Seq};
 
 use super::{Reconciliation, Ticket, TimelineName};
+use crate::gc::GcReport;
 use crate::{Error, FailedLayer};
 
 /// Something that happened to a timeline.
@@ -42,6 +43,10 @@ pub enum Event {
     },
     /// A manifest could not be written. The records stand without it.
     ManifestFailed(Arc<Error>),
+    /// A collection has ended. Where it has found damage it has done nothing.
+    Collected(Arc<GcReport>),
+    /// A collection was broken off, and is tried again later. Uploads go on.
+    CollectFailed(Arc<Error>),
     /// The timeline is not this writer's any more: another one has claimed it, or it was deleted. Local files were
     /// kept, and nothing more is uploaded.
     Stopped(Arc<Error>),

@@ -11,7 +11,7 @@ use super::shared::{Inner, Shared};
 use super::{
     Change, HandOverError, Lag, Phase, Reconciliation, Stopped, Ticket, TimelineName, TimelineStatus,
 };
-use crate::{Error, FailedLayer};
+use crate::{BranchChange, Error, FailedLayer};
 
 /// A timeline that is attached. Clones are the same timeline; dropping them detaches nothing.
 #[derive(Clone)]
@@ -81,12 +81,31 @@ impl TimelineHandle {
     /// Says that a branch of the timeline is about to begin, and waits until its log says so. Who backs a branch up in the
     /// same service need not: the branch's first record waits for this.
     pub async fn begin_branch(&self, point: BranchPoint) -> Result<(), Stopped> {
+        self.change_branch(point, BranchChange::Begins).await
+    }
+
+    /// Says that a branch of the timeline is no more, after that is durable, and waits until its log says so. Removals that
+    /// it forbade may be handed over again. A branch that was deleted is found by the next collection too.
+    pub async fn end_branch(&self, point: BranchPoint) -> Result<(), Stopped> {
+        self.change_branch(point, BranchChange::Ends).await
+    }
+
+    async fn change_branch(&self, point: BranchPoint, change: BranchChange) -> Result<(), Stopped> {
+        let is_done = |inner: &Inner| {
+            inner.opened && inner.stored_branches.contains(&point) == (change == BranchChange::Begins)
+        };
         self.shared.nudge(|inner| {
-            if !inner.stored_branches.contains(&point) {
-                inner.branches.insert(point.clone());
+            if !is_done(inner) {
+                inner.branches.insert(point.clone(), change);
             }
         });
-        self.wait_until(|inner| inner.opened && inner.stored_branches.contains(&point)).await
+        self.wait_until(is_done).await
+    }
+
+    /// The branches of the timeline, as the store knows them: what the caller's own gc must spare. Nothing before the
+    /// timeline was [opened](Self::opened).
+    pub fn branch_points(&self) -> Vec<BranchPoint> {
+        self.shared.read(|inner| inner.stored_branches.iter().cloned().collect())
     }
 
     /// Waits until the change, and all before it, are durable. What is queued does not linger meanwhile.

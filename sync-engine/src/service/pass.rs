@@ -38,6 +38,11 @@ pub(super) struct Sent {
 }
 
 impl TimelineTask {
+    /// Waits for the answer to a record in which nothing was handed over.
+    pub(super) fn expect_answer(&mut self) {
+        self.sent = Some(Sent { layers: Vec::new(), cut: None, payloads: 0, stored_bytes: 0, _room: None });
+    }
+
     /// Does what there is to do for one record. After an error nothing is lost: what was not stored waits again.
     pub(super) async fn pass(&mut self, writer: &mut TimelineWriter) -> Result<()> {
         let done = match self.sent.take() {
@@ -249,7 +254,8 @@ impl TimelineTask {
             let is_last = inner.closing && cut == Some(inner.queue.last());
             let (mut draft, uploaded) = facts::draft(&inner.queue, &writer.view().state, cut);
             // They wait for no layers: a branch that cannot begin has layers of its own that wait.
-            draft.branch_points_added = inner.branches.iter().cloned().collect();
+            draft.branch_points_added = inner.branches(BranchChange::Begins);
+            draft.branch_points_removed = inner.branches(BranchChange::Ends);
             keep_needed(&writer.view().state, &mut draft);
             (cut, (draft, uploaded), is_last)
         });

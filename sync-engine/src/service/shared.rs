@@ -1,6 +1,6 @@
 //! What a timeline's task and its handles share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -9,8 +9,8 @@ use storage_api::Clock;
 use tokio::sync::{Notify, watch};
 
 use super::queue::{Change, Queue};
-use super::{DetachReport, Phase, Reconciliation, Ticket, TimelineStatus, Written};
-use crate::Error;
+use super::{DetachReport, LastGc, Phase, Reconciliation, Ticket, TimelineStatus, Written};
+use crate::{BranchChange, Error};
 
 /// Why a change was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -63,8 +63,8 @@ pub(super) struct Inner {
     pub(super) waiters: usize,
     /// The LSN of the last metadata that was handed over.
     pub(super) handed_over_lsn: Option<Lsn>,
-    /// Branches that the timeline is to be told of.
-    pub(super) branches: BTreeSet<BranchPoint>,
+    /// What the timeline is to be told of its branches.
+    pub(super) branches: BTreeMap<BranchPoint, BranchChange>,
     /// Branches that the timeline in the store knows.
     pub(super) stored_branches: BTreeSet<BranchPoint>,
     /// The metadata in the store and its LSN.
@@ -73,6 +73,7 @@ pub(super) struct Inner {
     pub(super) seq: Option<Seq>,
     pub(super) held_back: Option<Arc<Error>>,
     pub(super) reconciliation: Option<Arc<Reconciliation>>,
+    pub(super) last_gc: Option<LastGc>,
     pub(super) written: Written,
 }
 
@@ -136,6 +137,7 @@ impl Shared {
             handed_over: inner.queue.last(),
             seq: inner.seq,
             remote_consistent_lsn: inner.stored_lsn,
+            last_gc: inner.last_gc.clone(),
             written: inner.written,
         })
     }
@@ -172,6 +174,12 @@ impl Inner {
             (None, Some(_)) => false,
         };
         is_newer || self.stored_metadata.as_ref() == Some(metadata)
+    }
+
+    /// The branches of which the timeline is to be told that they begin, or have ended.
+    pub(super) fn branches(&self, change: BranchChange) -> Vec<BranchPoint> {
+        let of = |(point, wanted): (&BranchPoint, &BranchChange)| (*wanted == change).then(|| point.clone());
+        self.branches.iter().filter_map(of).collect()
     }
 
     /// Whether everything up to `ticket` is durable.

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use layer_archive::{Lsn, Seq};
 
-use super::{Lag, Ticket};
+use super::{Lag, LastGc, Ticket};
+use crate::gc::GcReport;
 use crate::{Error, FailedLayer};
 
 /// What a timeline's task is doing.
@@ -50,6 +51,24 @@ pub struct Written {
     pub stored_bytes: u64,
     /// Failures after which something was tried again.
     pub retries: u64,
+    /// Objects that gc has deleted.
+    pub deleted: u64,
+    /// Their bytes.
+    pub deleted_bytes: u64,
+    /// Layers that were repacked.
+    pub repacked: u64,
+    /// Bytes of the payload objects that they were repacked into.
+    pub repacked_bytes: u64,
+}
+
+impl Written {
+    pub(super) fn add_gc(&mut self, report: &GcReport) {
+        self.deleted += report.collected.objects as u64;
+        self.deleted_bytes += report.collected.bytes;
+        self.repacked += report.repacked.layers as u64;
+        self.repacked_bytes += report.repacked.stored_bytes;
+        self.manifests += u64::from(report.checkpoint);
+    }
 }
 
 /// A timeline as it is now.
@@ -69,6 +88,8 @@ pub struct TimelineStatus {
     pub seq: Option<Seq>,
     /// The timeline can be restored as of this LSN.
     pub remote_consistent_lsn: Option<Lsn>,
+    /// What came of the last collection.
+    pub last_gc: Option<LastGc>,
     /// What was written.
     pub written: Written,
 }

@@ -12,8 +12,9 @@ use super::reconcile::reconcile;
 use super::retry::{Remedy, remedy};
 use super::shared::{Inner, Shared};
 use super::timer::Timer;
+use super::upkeep::Housekeeping;
 use super::{Attach, Core, Event, Phase, Ticket, TimelineName};
-use crate::{Draft, Error, LocalTimeline, Result, TimelineView, TimelineWriter, WriterOptions};
+use crate::{BranchChange, Draft, Error, LocalTimeline, Result, TimelineView, TimelineWriter, WriterOptions};
 
 pub(super) struct TimelineTask {
     pub(super) core: Arc<Core>,
@@ -34,6 +35,7 @@ pub(super) struct TimelineTask {
     failing_since: Option<SystemTime>,
     /// How often somebody else came and went before the claim.
     visits: u32,
+    pub(super) housekeeping: Housekeeping,
 }
 
 /// A timeline that is claimed by others this often before its own task can is theirs.
@@ -44,6 +46,7 @@ const VISITS_MAX: u32 = 100;
 struct Timers {
     linger: Timer,
     retry_failed: Timer,
+    collect: Timer,
 }
 
 /// What there is to do.
@@ -53,6 +56,8 @@ enum Work {
     Now,
     /// Soon: more may come.
     Linger,
+    /// A step of a collection.
+    Upkeep,
     /// Nothing that can be done now.
     Nothing,
     /// Nothing that can be done before the timeline is left.
@@ -74,6 +79,7 @@ impl TimelineTask {
             failures: 0,
             failing_since: None,
             visits: 0,
+            housekeeping: Housekeeping::default(),
         }
     }
 
@@ -101,13 +107,20 @@ impl TimelineTask {
     async fn work(&mut self) -> Result<(bool, Option<Arc<Error>>)> {
         let mut writer = self.open_again().await?;
         let mut timers = Timers::default();
+        self.housekeeping.start(&self.core, &self.name);
         loop {
             self.failures = 0;
             self.failing_since = None;
-            if self.wait_for_work(&mut timers).await == Work::Leave {
+            let work = self.wait_for_work(&mut timers).await;
+            if work == Work::Leave {
                 break;
             }
             self.shared.update(|inner| inner.phase = Phase::Working);
+            if work == Work::Upkeep {
+                self.step_upkeep(&mut writer).await?;
+                continue;
+            }
+            self.housekeeping.give_turn();
             while let Err(error) = self.pass(&mut writer).await {
                 if !writer.is_claimed() && self.was_visited(&error).await? {
                     writer = self.open_again().await?;
@@ -217,19 +230,24 @@ impl TimelineTask {
     }
 
     /// Waits until there is something to do at once, or nothing more.
-    async fn wait_for_work(&self, timers: &mut Timers) -> Work {
+    async fn wait_for_work(&mut self, timers: &mut Timers) -> Work {
         let (shared, core) = (Arc::clone(&self.shared), Arc::clone(&self.core));
         let options = &core.options;
         loop {
             let work = shared.read(|inner| inner.work(self.sent.is_some(), options.pack.bundle_bytes_target));
+            if work != Work::Leave && self.sent.is_none() && self.housekeeping.has_turn(work != Work::Nothing)
+            {
+                return Work::Upkeep;
+            }
             match work {
                 Work::Now | Work::Leave => {
                     timers.linger.disarm();
                     return work;
                 }
                 Work::Linger => timers.linger.arm(&options.clock, options.linger),
-                Work::Nothing => timers.linger.disarm(),
+                Work::Upkeep | Work::Nothing => timers.linger.disarm(),
             }
+            self.housekeeping.arm(&mut timers.collect, &options.clock);
             if shared.read(|inner| inner.queue.failed().is_empty()) {
                 timers.retry_failed.disarm();
             } else {
@@ -238,10 +256,20 @@ impl TimelineTask {
             if !shared.read(|inner| matches!(inner.phase, Phase::Idle)) {
                 shared.update(|inner| inner.phase = Phase::Idle);
             }
-            select! {
-                () = shared.nudged() => {}
-                () = timers.linger.fired() => shared.update(|inner| inner.hurry = inner.queue.last()),
-                () = timers.retry_failed.fired() => shared.update(|inner| inner.queue.retry_failed()),
+            let news = select! {
+                () = shared.nudged() => None,
+                () = timers.linger.fired() => {
+                    shared.update(|inner| inner.hurry = inner.queue.last());
+                    None
+                }
+                () = timers.retry_failed.fired() => {
+                    shared.update(|inner| inner.queue.retry_failed());
+                    None
+                }
+                news = self.housekeeping.news(&mut timers.collect) => Some(news),
+            };
+            if let Some(news) = news {
+                self.hear(news);
             }
         }
     }
@@ -332,7 +360,8 @@ impl Inner {
         self.stored_metadata = state.metadata().cloned();
         self.stored_lsn = state.disk_consistent_lsn();
         self.stored_branches = state.branch_points().cloned().collect();
-        self.branches.retain(|point| !self.stored_branches.contains(point));
+        let (stored, begins) = (&self.stored_branches, BranchChange::Begins);
+        self.branches.retain(|point, change| stored.contains(point) != (*change == begins));
     }
 
     fn work(&self, was_sent: bool, bundle_bytes_target: u64) -> Work {

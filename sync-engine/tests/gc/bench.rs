@@ -10,8 +10,8 @@ use storage_api::{
     RequestCounts,
 };
 use sync_engine::gc::{
-    GcOptions, GcPlan, GcPolicy, GcReport, KnownRecords, Survey, execute_gc, plan_gc, store_time,
-    survey_timeline,
+    GcOptions, GcPlan, GcPolicy, GcReport, KnownRecords, Repacker, Survey, Upkeep, execute_gc, plan_gc,
+    store_time, survey_timeline,
 };
 use sync_engine::{
     Draft, Error, Store, TakeOver, TimelineListing, TimelineReader, TimelineState, TimelineView,
@@ -212,12 +212,31 @@ pub(crate) fn live_ratio(view: &TimelineView) -> f64 {
     sum(|bundle| bundle.live_bytes) / sum(|bundle| bundle.stored_bytes)
 }
 
+/// A collection beside a writer that has nothing else to do meanwhile.
+pub(crate) async fn upkeep(
+    store: &Store,
+    writer: &mut TimelineWriter,
+    policy: &GcPolicy,
+    bundle_bytes_target: u64,
+    known: &mut KnownRecords,
+) -> GcReport {
+    let now = store_time(store).await.unwrap();
+    let (id, repacker) = ((tenant(), timeline()), Repacker::ThisWriter);
+    let begun = Upkeep::begin(store, (&id.0, &id.1), policy, bundle_bytes_target, repacker, now, known).await;
+    let mut upkeep = begun.unwrap();
+    while !upkeep.is_done() {
+        upkeep.step(store, writer).await.unwrap();
+    }
+    upkeep.report().clone()
+}
+
 /// A policy that keeps nothing but the newest.
 pub(crate) const NONE: GcPolicy = GcPolicy {
     retention: Duration::ZERO,
     live_percent_min: 50,
     small_bundle_bytes: 1 << 20,
     small_bundles_min: 16,
+    checkpoint_bytes_min: 4 << 10,
     repack_bytes_max: u64::MAX,
     requests_max: usize::MAX,
 };

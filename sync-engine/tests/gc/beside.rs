@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use storage_api::ObjectStore;
-use sync_engine::gc::{GcPolicy, KnownRecords, maintain};
+use sync_engine::gc::{GcPolicy, KnownRecords, Repacker, Upkeep};
 use sync_engine::{Error, Store, TakeOver, TimelineWriter};
 
-use crate::bench::{Bench, NONE, TARGET, append};
+use crate::bench::{Bench, NONE, TARGET, append, upkeep};
 use crate::spy::{Fate, Spy};
-use crate::support::{contents, files, open, restore};
+use crate::support::{contents, files, open, restore, tenant, timeline};
 
 /// How much is written and removed.
 const STEPS: u64 = 400;
@@ -132,7 +132,7 @@ async fn a_writer_repacks_in_its_background_within_its_budget() {
         live.extend(layers.into_iter().map(|(layer, _)| layer));
         if step % 10 == 9 {
             let before = counted.metrics().snapshot().requests();
-            let report = maintain(&store, &mut writer, &policy, TARGET, None, &mut known).await.unwrap();
+            let report = upkeep(&store, &mut writer, &policy, 64 << 10, &mut known).await;
             assert!(report.damage.is_empty() && report.repacked.findings.is_empty(), "{report:?}");
             assert!(report.repacked.stored_bytes < 500_000);
             moved += report.repacked.layers;
@@ -154,4 +154,44 @@ async fn a_writer_repacks_in_its_background_within_its_budget() {
         let bytes = reader.read_at(&name, 0..u64::MAX).await.unwrap();
         assert_eq!(bytes, contents(seed[0] * 4 + seed[1], 5000));
     }
+}
+
+#[tokio::test]
+async fn a_writer_that_was_fenced_and_does_not_know_it_learns_of_it_and_repacks_nothing() {
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("sleeper").await;
+    for n in 0..20 {
+        let layer = format!("layer-{n:02}");
+        bench.commit(&mut writer, &[(&layer, &contents(n, 3000))], &[]).await;
+    }
+    let other = bench.writer("other").await;
+    let (id, mut known) = ((tenant(), timeline()), KnownRecords::default());
+    let id = (&id.0, &id.1);
+    let begun = Upkeep::begin(&bench.store, id, &NONE, TARGET, Repacker::ThisWriter, None, &mut known).await;
+    let mut upkeep = begun.unwrap();
+    let before = bench.objects().await;
+    let fenced = upkeep.step(&bench.store, &mut writer).await.unwrap_err();
+    assert!(matches!(&fenced, Error::Fenced { by, .. } if by.program == "other"), "{fenced}");
+    assert_eq!(bench.objects().await, before);
+    assert_eq!(open(&bench.store).await.state, other.view().state);
+}
+
+#[tokio::test]
+async fn of_two_collections_that_want_to_repack_one_leaves_it_to_the_other() {
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("pageserver").await;
+    for n in 0..40 {
+        let layer = format!("layer-{n:02}");
+        bench.commit(&mut writer, &[(&layer, &contents(n, 3000))], &[]).await;
+    }
+    bench.release(writer).await;
+    let yielding = || Spy::new(&bench.objects, |_, _| Fate::Done);
+    let (one, two) = (bench.through(yielding()).await.unwrap(), bench.through(yielding()).await.unwrap());
+    let (one, two) =
+        tokio::join!(bench.gc_of(&one, &NONE, TakeOver::No), bench.gc_of(&two, &NONE, TakeOver::No));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.repacked.layers.max(two.repacked.layers), 40);
+    assert!(one.left_to.is_some() != two.left_to.is_some(), "{one:?}\n{two:?}");
+    bench.assert_whole().await;
+    assert!(open(&bench.store).await.state.is_released());
 }

@@ -15,10 +15,10 @@ use layer_archive::{
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use storage_api::RequestCounts;
-use sync_engine::gc::{GcPolicy, KnownRecords, maintain, store_time};
+use sync_engine::gc::{GcPolicy, KnownRecords};
 use sync_engine::{Draft, TimelineWriter};
 
-use crate::bench::{Bench, DAY, contents as read, removed, state_at};
+use crate::bench::{Bench, DAY, contents as read, removed, state_at, upkeep};
 use crate::support::contents;
 
 /// By how much layers and bundles are smaller than in the field.
@@ -249,8 +249,7 @@ async fn run(pace: Pace) -> Figures {
             bench.clock.advance(step);
         }
         let counts = bench.counts();
-        let now = store_time(&bench.store).await.unwrap();
-        let report = maintain(&bench.store, &mut writer, &policy, TARGET, now, &mut known).await.unwrap();
+        let report = upkeep(&bench.store, &mut writer, &policy, TARGET, &mut known).await;
         assert!(report.damage.is_empty() && report.repacked.findings.is_empty(), "{report:?}");
         figures.count(&counts, &bench);
         figures.repacked_layers += report.repacked.layers;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod branches;
+mod collecting;
 mod faults;
 mod gathering;
 mod leaving;

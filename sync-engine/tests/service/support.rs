@@ -182,6 +182,8 @@ impl Bench {
         let mut options = ServiceOptions::new(writer, self.simulation.clock());
         options.pack =
             PackOptions { bundle_bytes_target: 32 << 10, compressors: 1, ..PackOptions::default() };
+        // What is counted and timed is not disturbed; the tests of it turn it on.
+        options.gc = None;
         options.observer = Observer::new(move |_, event| told.lock().unwrap().push(event.clone()));
         configure(&mut options);
         let service = UploadService::new(objects, "simulated", CreateStore::Never, options);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use layer_archive::{Generation, LayerName, Lsn, RawDigest, RemovalReason, Removed};
 use storage_api::simulated::{Moment, Random, SimulatedClient, Simulation};
-use sync_engine::service::{Attach, Change, Phase, Reconciliation, Ticket, TimelineHandle};
+use sync_engine::gc::GcPolicy;
+use sync_engine::service::{Attach, BackgroundGc, Change, Phase, Reconciliation, Ticket, TimelineHandle};
 use sync_engine::{Error, LocalLayer, LocalTimeline, TimelineState};
 
 use super::program::{After, Metadata, Step};
@@ -107,9 +108,14 @@ impl World {
         let client = self.bench.simulation.client(&program);
         let objects = Arc::<SimulatedClient>::clone(&client);
         let linger = if self.processes.len().is_multiple_of(2) { SECOND / 50 } else { SECOND };
+        // Some collect all the time, some now and then, some never.
+        let every = *self.random.pick(&[None, Some(5 * SECOND), Some(20 * SECOND)]).unwrap();
         let process = self.bench.process_on(objects, &program, |options| {
             options.pack.bundle_bytes_target = 60_000;
             options.linger = linger;
+            let policy = GcPolicy { small_bundles_min: 2, checkpoint_bytes_min: 0, ..GcPolicy::default() };
+            let policy = GcPolicy { retention: Duration::ZERO, ..policy };
+            options.gc = every.map(|every| BackgroundGc { policy, every });
         });
         // Without generations whoever claims last is right, and that may be a process that began before this one and
         // opens after it: with what was handed over to it long ago.
@@ -392,6 +398,12 @@ impl World {
     fn may_linger(&self, name: &LayerName, k: usize) -> bool {
         let mut removals = self.changes[..k].iter().filter(|change| change.removed.contains(name));
         removals.next_back().is_some_and(|change| !self.processes[change.to].handle.is_settled(change.ticket))
+    }
+
+    /// Objects that all processes have deleted, and layers that they have repacked.
+    pub(super) fn collected(&self) -> (u64, u64) {
+        let written = self.processes.iter().map(|process| process.handle.status().written);
+        written.fold((0, 0), |(deleted, repacked), now| (deleted + now.deleted, repacked + now.repacked))
     }
 
     /// Nothing goes wrong any more: after a last start the store holds the newest state, and nothing else.

@@ -9,6 +9,7 @@ use sync_engine::gc::{Checkpoint, GcPlan, GcReport, Points, Space, Why};
 
 use super::Done;
 use crate::exit::Exit;
+use crate::layers::BranchJson;
 use crate::output::{Outcome, counted, explain_failure, human_bytes, printable};
 use crate::session::Session;
 
@@ -39,6 +40,8 @@ struct PlanJson {
     uploads: usize,
     bytes: u64,
     repack: RepackJson,
+    /// Branches that are deleted, of which the timeline does not know that yet.
+    ended_branches: Vec<BranchJson>,
     /// Bytes that are free once the manifests that are to be written are old enough.
     checkpoint_frees: Option<u64>,
     requests: usize,
@@ -89,6 +92,7 @@ struct ResultJson {
     repacked_layers: usize,
     repacked_bundles: usize,
     repacked_bytes: u64,
+    ended_branches: usize,
     checkpoint: bool,
     repack_left_to: Option<String>,
 }
@@ -189,6 +193,7 @@ impl PlanJson {
                 live_bytes: plan.repack.live_bytes(),
                 stored_bytes: plan.repack.stored_bytes(),
             },
+            ended_branches: plan.ended_branches.iter().map(BranchJson::from).collect(),
             checkpoint_frees: match plan.checkpoint {
                 Checkpoint::No => None,
                 Checkpoint::Frees(bytes) => Some(bytes),
@@ -238,8 +243,17 @@ impl From<Space> for SpaceJson {
 
 impl ResultJson {
     fn new(report: &GcReport) -> Self {
-        let GcReport { seq, collected, repacked, checkpoint, floor, left_to, damage: _, doubtful: _ } =
-            report;
+        let GcReport {
+            seq,
+            collected,
+            repacked,
+            ended_branches,
+            checkpoint,
+            floor,
+            left_to,
+            damage: _,
+            doubtful: _,
+        } = report;
         let failed = collected
             .failed
             .iter()
@@ -254,6 +268,7 @@ impl ResultJson {
             repacked_layers: repacked.layers,
             repacked_bundles: repacked.sources,
             repacked_bytes: repacked.stored_bytes,
+            ended_branches: *ended_branches,
             checkpoint: *checkpoint,
             repack_left_to: left_to
                 .as_ref()
@@ -296,6 +311,9 @@ fn write_plan(text: &mut String, plan: &PlanJson) {
     let (live, stored) = (human_bytes(repack.live_bytes), human_bytes(repack.stored_bytes));
     let bundles = counted(repack.bundles, "bundle");
     let _ = writeln!(text, "  repack    {bundles}: {live} of {stored} live");
+    for BranchJson { tenant: _, timeline, lsn } in &plan.ended_branches {
+        let _ = writeln!(text, "  forget    the branch {timeline} at {lsn}, which is deleted");
+    }
     if let Some(bytes) = plan.checkpoint_frees {
         let _ =
             writeln!(text, "  snapshot  {} more go when it is older than the retention", human_bytes(bytes));
