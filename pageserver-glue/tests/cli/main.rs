@@ -15,6 +15,7 @@ macro_rules! on_both {
     };
 }
 
+mod beside;
 mod branches;
 mod commands;
 mod crashes;
