@@ -152,3 +152,82 @@ fn a_restore_killed_at_any_change_shows_nothing_half_and_is_resumed() {
     assert!(changes > 30, "only {changes} changes");
     println!("a restore makes {changes} changes");
 }
+
+/// A store from which most of what was backed up was removed again, and a copy of it. Returns what lives.
+fn mostly_dead() -> (Bench, Files) {
+    let bench = Bench::with_layers(Kind::Directory, 0);
+    (0..30).for_each(|number| bench.put_layer(number, 20_000 + 100 * number as usize));
+    put(&bench.path("config"), CONFIG.as_bytes());
+    bench.run(BACKUP).expect(0);
+    let dir = bench.timeline_dir("a", crate::support::TIMELINE);
+    (0..30).filter(|number| number % 6 > 0).for_each(|number| {
+        fs::remove_file(dir.join(layer_name(number))).unwrap();
+    });
+    bench.run(&format!("{BACKUP} --force")).expect(0);
+    copy_tree(&bench.path("store"), &bench.path("store-before"));
+    let live = files(&bench.path("a"));
+    (bench, live)
+}
+
+#[test]
+fn a_collection_killed_at_any_change_loses_nothing_and_the_next_ends_the_work() {
+    let (bench, live) = mostly_dead();
+    let gc = "gc --json --execute --retention 0s --take-over --remote {url}";
+    let stored = || files(&bench.path("store")).values().map(|bytes| bytes.len() as u64).sum::<u64>();
+    let full = stored();
+    let prepare = || copy_tree(&bench.path("store-before"), &bench.path("store"));
+    let changes = kill_at_every_change(&bench, gc, prepare, |at| {
+        assert_same(&live, &restored(&bench));
+        bench.run(gc).expect(0);
+        bench.run("verify --deep --remote {url}").expect(0);
+        assert_same(&live, &restored(&bench));
+        assert!(stored() * 2 < full, "killed at change {at}: {} of {full} are left", stored());
+    });
+    assert!(changes > 30, "only {changes} changes");
+    println!("a collection makes {changes} changes");
+}
+
+#[test]
+fn a_deletion_killed_at_any_change_is_made_or_not_and_is_ended_by_the_next() {
+    let (bench, live) = mostly_dead();
+    let delete = "delete --execute --take-over --remote {url} --tenant {tenant} --timeline {timeline}";
+    let restore = "restore --workdir {b} --remote {url} --tenant {tenant} --timeline {timeline}";
+    let prepare = || copy_tree(&bench.path("store-before"), &bench.path("store"));
+    let changes = kill_at_every_change(&bench, delete, prepare, |at| {
+        remove_tree(&bench.path("b"));
+        let run = bench.run(restore);
+        match run.code {
+            Some(0) => assert_same(&live, &files(&bench.path("b"))),
+            code => assert_eq!(code, Some(4), "killed at change {at}: {run:?}"),
+        }
+        bench.run(delete).expect(0);
+        bench.run(restore).expect(4).says(&["deleted"]);
+        bench.run("gc --execute --retention 0s --remote {url}").expect(0);
+        bench.run("verify --deep --remote {url}").expect(0);
+    });
+    assert!(changes > 8, "only {changes} changes");
+    println!("a deletion makes {changes} changes");
+}
+
+#[test]
+fn a_repair_killed_at_any_change_loses_nothing_and_is_ended_by_the_next() {
+    let (bench, live) = mostly_dead();
+    // One byte of each object that holds layers.
+    for (name, mut bytes) in files(&bench.path("store-before")) {
+        if (name.contains("/payload/") || name.contains("/log/")) && bytes.len() > 10_000 {
+            bytes[5_000] ^= 1;
+            put(&bench.path("store-before").join(name), &bytes);
+        }
+    }
+    let repair = "verify --deep --repair --take-over --workdir {a} --remote {url}";
+    let prepare = || copy_tree(&bench.path("store-before"), &bench.path("store"));
+    prepare();
+    bench.run("verify --deep --remote {url}").expect(3);
+    let changes = kill_at_every_change(&bench, repair, prepare, |_| {
+        bench.run(repair).expect(0);
+        bench.run("verify --deep --remote {url}").expect(0);
+        assert_same(&live, &restored(&bench));
+    });
+    assert!(changes > 20, "only {changes} changes");
+    println!("a repair makes {changes} changes");
+}

@@ -55,6 +55,8 @@ impl LastGc {
 
 /// After a run that was broken off the next one is tried after this part of the time between two.
 const RETRY_DIVISOR: u32 = 24;
+/// Runs do not follow each other without a break, whatever was asked for.
+const EVERY_MIN: Duration = Duration::from_millis(100);
 
 type Surveyed = Box<(Result<Upkeep>, KnownRecords)>;
 
@@ -209,12 +211,12 @@ impl TimelineTask {
                     let (object, problem) = (&finding.object, &finding.problem);
                     tracing::error!(%tenant, %timeline, %object, %problem, "gc has found damage");
                 }
-                self.housekeeping.next_in = Some(gc.every);
+                self.housekeeping.next_in = Some(gc.every.max(EVERY_MIN));
                 Ok(Arc::new(report))
             }
             Err(error) => {
                 tracing::warn!(%tenant, %timeline, %error, "a collection was broken off and is tried again");
-                self.housekeeping.next_in = Some(gc.every / RETRY_DIVISOR);
+                self.housekeeping.next_in = Some((gc.every / RETRY_DIVISOR).max(EVERY_MIN));
                 Err(Arc::new(error))
             }
         };
