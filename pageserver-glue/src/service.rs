@@ -27,8 +27,8 @@ use sync_engine::{HashCache, LocalTimeline, ReadOptions, ReadPool};
 use tokio::runtime::Runtime;
 
 pub use self::metrics::{ServiceMetrics, TimelineMetrics};
-pub use self::reads::ReadError;
 use self::reads::Reads;
+pub use self::reads::{AncestorTimeline, ReadError};
 pub use self::timeline::{AttachedTimeline, CheckpointError, WaitError};
 use crate::{Skipped, WorkDir, WorkDirError, local_timeline};
 
@@ -122,7 +122,7 @@ impl Service {
             self.uploads.attach(tenant, timeline, attach)?
         };
         let dir = self.workdir.timeline_dir(tenant, timeline);
-        let reads = Reads::new(self.uploads.clone(), Arc::clone(&self.pool), dir.clone());
+        let reads = Reads::new(self.uploads.clone(), Arc::clone(&self.pool), self.workdir.clone());
         Ok(AttachedTimeline::new(handle, self.runtime.handle().clone(), dir, skipped, reads))
     }
 

@@ -64,7 +64,7 @@ pub(crate) fn needing<'a>(
 }
 
 /// Whether a branch that left at `lsn` may need `layer`.
-fn is_at_or_below(layer: &LayerEntry, lsn: Lsn) -> bool {
+pub(crate) fn is_at_or_below(layer: &LayerEntry, lsn: Lsn) -> bool {
     layer.lsn_range.is_none_or(|range| range.start() <= lsn)
 }
 

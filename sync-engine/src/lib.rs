@@ -57,7 +57,9 @@ pub use pack::PackOptions;
 pub use payload::abandoned_uploads;
 pub use point::{At, Point};
 pub use progress::Progress;
-pub use reader::{OnDemandTimeline, ReadOptions, ReadPool, Residency, TimelineReader};
+pub use reader::{
+    AncestorReader, AncestorReaders, OnDemandTimeline, ReadOptions, ReadPool, Residency, TimelineReader,
+};
 pub use rebuild::{Rebuild, rebuild_timeline};
 pub use remove::{Removal, TakeOver, remove_layers};
 pub use repair::{RepairOptions, RepairReport, repair_timeline};

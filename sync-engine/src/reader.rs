@@ -2,9 +2,11 @@
 
 mod files;
 mod frames;
+mod past;
 mod pool;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +14,7 @@ use layer_archive::{BundleIndex, FormatError, IndexedLayer, LayerEntry, LayerNam
 use storage_api::Key;
 
 pub use self::files::{OnDemandTimeline, Residency};
+pub use self::past::{AncestorReader, AncestorReaders};
 pub use self::pool::{ReadOptions, ReadPool};
 
 use crate::durable::DurableDir;
@@ -99,6 +102,22 @@ impl TimelineReader {
         };
         dir.sync()?;
         Ok(outcome)
+    }
+
+    /// [`fetch`](Self::fetch) of a layer that must be there afterwards. Returns the path of its file.
+    pub async fn fetch_file(&self, name: &LayerName, dir: &DurableDir) -> Result<PathBuf> {
+        let path = dir.path().join(name.as_str());
+        let outcome = self.fetch(name, dir, &Arc::new(Progress::default())).await?;
+        if let Some(failed) = outcome.failed.into_iter().next() {
+            return Err(Arc::try_unwrap(failed.error).unwrap_or_else(|error| Error::Task(error.to_string())));
+        }
+        // A file that had the name already is the layer if it has its contents.
+        let view = self.view();
+        let raw = view.state.layers().get(name).map(|layer| layer.raw);
+        match outcome.taken.into_iter().next() {
+            Some((_, there)) if Some(there) != raw => Err(Error::NameTaken { path }),
+            _ => Ok(path),
+        }
     }
 
     /// Reads `range` of a layer's raw bytes; what lies beyond its end is left out. As much memory is needed as the

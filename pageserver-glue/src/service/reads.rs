@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use layer_archive::{LayerName, TenantId, TimelineId};
+use layer_archive::{LayerEntry, LayerName, Lsn, TenantId, TimelineId, TimelineMetadata};
 use sync_engine::service::{Reconciliation, Stopped, TimelineHandle, UploadService};
-use sync_engine::{DurableDir, OnDemandTimeline, ReadPool, Residency, TimelineReader, TimelineView};
+use sync_engine::{
+    AncestorReader, AncestorReaders, DurableDir, Error, OnDemandTimeline, ReadPool, Residency,
+    TimelineReader, TimelineView,
+};
 use tokio::sync::OnceCell;
 
 use super::AttachedTimeline;
+use crate::WorkDir;
 
 /// Why a layer was not fetched or read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -25,11 +29,11 @@ pub enum ReadError {
     Stopped(#[from] Stopped),
     /// The store, or a file.
     #[error(transparent)]
-    Engine(Arc<sync_engine::Error>),
+    Engine(Arc<Error>),
 }
 
-impl From<sync_engine::Error> for ReadError {
-    fn from(error: sync_engine::Error) -> Self {
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
         Self::Engine(Arc::new(error))
     }
 }
@@ -39,13 +43,28 @@ impl From<sync_engine::Error> for ReadError {
 pub(super) struct Reads {
     uploads: UploadService,
     pool: Arc<ReadPool>,
-    dir: PathBuf,
+    workdir: WorkDir,
     timeline: OnceCell<OnDemandTimeline>,
+    /// Of a branch, opened when it is first asked for a layer that is not its own.
+    ancestors: OnceCell<AncestorReaders>,
+}
+
+/// A timeline that a branch was branched from, directly or not.
+#[derive(Clone, Debug)]
+pub struct AncestorTimeline {
+    /// Its id.
+    pub timeline: TimelineId,
+    /// Up to which of its LSNs it is the branch's past too. Of its layers those count that begin at or below it.
+    pub lsn: Lsn,
+    /// Its metadata.
+    pub metadata: Option<TimelineMetadata>,
+    /// Its layers.
+    pub layers: Vec<LayerEntry>,
 }
 
 impl Reads {
-    pub(super) fn new(uploads: UploadService, pool: Arc<ReadPool>, dir: PathBuf) -> Self {
-        Self { uploads, pool, dir, timeline: OnceCell::new() }
+    pub(super) fn new(uploads: UploadService, pool: Arc<ReadPool>, workdir: WorkDir) -> Self {
+        Self { uploads, pool, workdir, timeline: OnceCell::new(), ancestors: OnceCell::new() }
     }
 
     /// Opens the timeline for reading, after its files were compared with the store.
@@ -57,9 +76,63 @@ impl Reads {
             let view = TimelineView::open_existing(store, tenant, timeline, None).await?;
             let local = local_layers(&view, &reconciled);
             let reader = TimelineReader::new(store, view, Arc::clone(&self.pool));
-            Ok(OnDemandTimeline::new(reader, DurableDir::create(&self.dir)?, local))
+            let dir = DurableDir::create(self.workdir.timeline_dir(tenant, timeline))?;
+            Ok(OnDemandTimeline::new(reader, dir, local))
         };
         self.timeline.get_or_try_init(open).await
+    }
+
+    /// The ancestors of the timeline.
+    async fn ancestors(&self, timeline: &OnDemandTimeline) -> Result<&AncestorReaders, ReadError> {
+        let store = self.uploads.store().await?;
+        let state = &timeline.reader().view().state;
+        Ok(self.ancestors.get_or_init(|| AncestorReaders::open(store, state, &self.pool)).await)
+    }
+
+    /// The ancestor that has a layer which the timeline itself does not have, as `error` says.
+    async fn ancestor_with(
+        &self,
+        timeline: &OnDemandTimeline,
+        layer: &LayerName,
+        error: Arc<Error>,
+    ) -> Result<&TimelineReader, ReadError> {
+        if !matches!(*error, Error::LayerNotFound { .. } | Error::LayerRemoved { .. }) {
+            return Err(ReadError::Engine(error));
+        }
+        match self.ancestors(timeline).await?.find(layer).await {
+            Ok(Some(ancestor)) => Ok(&ancestor.reader),
+            Ok(None) => Err(ReadError::Engine(error)),
+            Err(broken) => Err(ReadError::Engine(broken)),
+        }
+    }
+
+    async fn fetch(&self, handle: &TimelineHandle, layer: &LayerName) -> Result<PathBuf, ReadError> {
+        let timeline = self.open(handle).await?;
+        let error = match timeline.fetch(layer).await {
+            Ok(path) => return Ok(path),
+            Err(error) => error,
+        };
+        let ancestor = self.ancestor_with(timeline, layer, error).await?;
+        let view = ancestor.view();
+        let dir = self.workdir.timeline_dir(view.state.tenant(), view.state.timeline());
+        let dir = DurableDir::create(dir)?;
+        Ok(ancestor.fetch_file(layer, &dir).await?)
+    }
+
+    async fn read_at(
+        &self,
+        handle: &TimelineHandle,
+        layer: &LayerName,
+        range: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        let timeline = self.open(handle).await?;
+        match timeline.read_at(layer, range.clone()).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => {
+                let ancestor = self.ancestor_with(timeline, layer, Arc::new(error)).await?;
+                Ok(ancestor.read_at(layer, range).await?)
+            }
+        }
     }
 
     /// Says that a layer's file is there, or is no more. What is not open yet finds it out for itself.
@@ -79,27 +152,52 @@ fn local_layers(view: &TimelineView, reconciled: &Reconciliation) -> BTreeSet<La
     view.state.layers().keys().filter(|name| !others.contains(name)).cloned().collect()
 }
 
+impl AncestorTimeline {
+    fn new(ancestor: &AncestorReader) -> Self {
+        let state = &ancestor.reader.view().state;
+        Self {
+            timeline: state.timeline().clone(),
+            lsn: ancestor.lsn,
+            metadata: state.metadata().cloned(),
+            layers: state.layers().values().cloned().collect(),
+        }
+    }
+}
+
 impl AttachedTimeline {
     /// Fetches a layer that only the store has into the timeline's directory, and returns its path. Blocks.
+    ///
+    /// One that the timeline does not have, and an ancestor has at or below the LSN where it was left, comes into the
+    /// ancestor's directory: in the timeline's own it would be taken for a layer of it.
     ///
     /// The file is whole, verified and durable when it gets its name. Threads that want the same layer share one
     /// download, which goes before prefetching and goes on when the time is up.
     pub fn fetch(&self, layer: &LayerName, timeout: Duration) -> Result<PathBuf, ReadError> {
-        self.read_within(timeout, async {
-            self.reads.open(&self.handle).await?.fetch(layer).await.map_err(ReadError::Engine)
-        })
+        self.read_within(timeout, self.reads.fetch(&self.handle, layer))
     }
 
     /// Reads bytes of a layer, from its file where it has one, else from the store: of a large layer only the frames that
-    /// hold them, by way of a cache. What lies beyond the layer's end is left out. Blocks.
+    /// hold them, by way of a cache. What lies beyond the layer's end is left out. A layer that the timeline does not have is
+    /// read from the nearest ancestor that has it. Blocks.
     pub fn read_at(
         &self,
         layer: &LayerName,
         range: Range<u64>,
         timeout: Duration,
     ) -> Result<Bytes, ReadError> {
+        self.read_within(timeout, self.reads.read_at(&self.handle, layer, range))
+    }
+
+    /// The timelines that this one was branched from, the nearest first, as the store has them: whatever of them is attached
+    /// or on the disk. Where one is missing or damaged the error names it. Blocks.
+    pub fn ancestors(&self, timeout: Duration) -> Result<Vec<AncestorTimeline>, ReadError> {
         self.read_within(timeout, async {
-            Ok(self.reads.open(&self.handle).await?.read_at(layer, range).await?)
+            let timeline = self.reads.open(&self.handle).await?;
+            let (ancestors, broken) = self.reads.ancestors(timeline).await?.ancestors();
+            if let Some(error) = broken {
+                return Err(ReadError::Engine(Arc::clone(error)));
+            }
+            Ok(ancestors.iter().map(AncestorTimeline::new).collect())
         })
     }
 

@@ -148,6 +148,10 @@ fn a_directory_of_an_older_point_is_not_attached() {
     assert!(said.contains("record 7 of store x") && said.contains("copy --at"), "{said}");
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
 const BRANCH: &str = "88a4e0f55d55008138697fa10e7d97d3";
 
 /// Metadata of a branch of [`ID`] that left it at 0/1500000, durable up to 0/1600000.
@@ -200,8 +204,7 @@ fn a_pageserver_is_told_which_branches_its_own_gc_must_spare_and_says_when_they_
             let (tenant, timeline) = (ID.parse().unwrap(), ID.parse().unwrap());
             TimelineView::open(store, &tenant, &timeline, None).await.unwrap().state
         };
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(stored).layers().contains_key(&name(IMAGE))
+        runtime().block_on(stored).layers().contains_key(&name(IMAGE))
     };
     assert!(is_there());
     main.end_branch(point, SOON).unwrap();
@@ -213,4 +216,67 @@ fn a_pageserver_is_told_which_branches_its_own_gc_must_spare_and_says_when_they_
     other.wait(other.branched_from(ancestor).unwrap(), SOON).unwrap();
     assert_eq!(main.branch_points().len(), 1);
     assert!(service.shutdown(SOON).iter().all(|(_, report)| report.is_complete()));
+}
+
+/// An image of key 1, at an LSN.
+fn image_at(lsn: u64) -> String {
+    format!("{:036X}-{:036X}__{lsn:016X}", 1, 2)
+}
+
+#[test]
+fn a_branch_reads_and_fetches_what_its_ancestor_has_below_it_whatever_is_on_the_disk() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let workdir = TempDir::new().unwrap();
+    let timelines = workdir.path().join("tenants").join(ID).join("timelines");
+    let (below, above, own) = (image_at(0x0140_0000), image_at(0x0155_0000), image_at(0x0158_0000));
+    for (timeline, layer, byte) in [(ID, &below, 1), (ID, &above, 2), (BRANCH, &own, 3)] {
+        fs::create_dir_all(timelines.join(timeline)).unwrap();
+        put(&timelines.join(timeline), layer, &[byte; 10_000]);
+    }
+    put(&timelines.join(ID), "metadata", b"opaque");
+    put(&timelines.join(BRANCH), "metadata", &metadata_of_branch());
+    let ids = [ID, BRANCH].map(|id| id.parse().unwrap());
+    let run = |workdir: &Path, use_branch: &dyn Fn(&super::AttachedTimeline)| {
+        let service = Service::start(config(&objects, workdir)).unwrap();
+        let attached = ids.each_ref().map(|id| service.attach(&ID.parse().unwrap(), id, None).unwrap());
+        attached.iter().for_each(|attached| drop(attached.wait_opened(SOON).unwrap()));
+        attached.iter().for_each(|attached| runtime().block_on(attached.handle().flush()).unwrap());
+        use_branch(&attached[1]);
+        assert!(service.shutdown(SOON).iter().all(|(_, report)| report.is_complete()));
+    };
+    run(workdir.path(), &|branch| {
+        assert_eq!(branch.read_at(&name(&own), 0..1, SOON).unwrap(), [3].as_slice());
+        assert_eq!(branch.read_at(&name(&below), 0..1, SOON).unwrap(), [1].as_slice());
+    });
+    // Without the branch's directory, without the ancestor's, with nothing.
+    for lost in [&[BRANCH][..], &[ID], &[ID, BRANCH]] {
+        let there = TempDir::new().unwrap();
+        let dir = there.path().join("tenants").join(ID).join("timelines");
+        fs::create_dir_all(&dir).unwrap();
+        for timeline in [ID, BRANCH].iter().filter(|timeline| !lost.contains(*timeline)) {
+            fs::create_dir(dir.join(timeline)).unwrap();
+            for entry in fs::read_dir(timelines.join(timeline)).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), dir.join(timeline).join(entry.file_name())).unwrap();
+            }
+        }
+        run(there.path(), &|branch| {
+            let ancestors = branch.ancestors(SOON).unwrap();
+            assert_eq!(ancestors.len(), 1);
+            assert_eq!((ancestors[0].timeline.as_str(), ancestors[0].lsn), (ID, Lsn(0x0150_0000)));
+            assert_eq!(ancestors[0].metadata.as_ref().unwrap().bytes, b"opaque");
+            assert_eq!(ancestors[0].layers.len(), 2);
+            for (layer, byte) in [(&own, 3), (&below, 1)] {
+                let read = branch.read_at(&name(layer), 9_999..20_000, SOON).unwrap();
+                assert_eq!(read, [byte].as_slice());
+            }
+            // What the ancestor did after it was left is no past of the branch.
+            let above = branch.read_at(&name(&above), 0..1, SOON).unwrap_err();
+            assert!(above.to_string().contains("not in timeline"), "{above}");
+            assert_eq!(branch.fetch(&name(&own), SOON).unwrap(), dir.join(BRANCH).join(&own));
+            assert_eq!(branch.fetch(&name(&below), SOON).unwrap(), dir.join(ID).join(&below));
+            assert_eq!(fs::read(dir.join(ID).join(&below)).unwrap(), [1; 10_000]);
+            assert!(!dir.join(BRANCH).join(&below).try_exists().unwrap());
+        });
+    }
 }

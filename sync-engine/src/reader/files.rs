@@ -16,7 +16,7 @@ use super::pool::Place;
 use crate::backup::FailedLayer;
 use crate::durable::DurableDir;
 use crate::hash::open_regular;
-use crate::{Error, Progress, Result};
+use crate::{Error, Result};
 
 /// Where a layer's bytes can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl OnDemandTimeline {
                 Some(place) => place,
                 None => inner.reader.pool().enter().await,
             };
-            let fetched = inner.fetch(&wanted).await.map_err(Arc::new);
+            let fetched = inner.reader.fetch_file(&wanted, &inner.dir).await.map_err(Arc::new);
             let mut layers = inner.layers();
             layers.flights.remove(&wanted);
             if fetched.is_ok() {
@@ -185,21 +185,6 @@ impl Inner {
         }
         self.layers().local.remove(name);
         None
-    }
-
-    async fn fetch(&self, name: &LayerName) -> Result<PathBuf> {
-        let path = self.dir.path().join(name.as_str());
-        let outcome = self.reader.fetch(name, &self.dir, &Arc::new(Progress::default())).await?;
-        if let Some(failed) = outcome.failed.into_iter().next() {
-            return Err(Arc::try_unwrap(failed.error).unwrap_or_else(|error| Error::Task(error.to_string())));
-        }
-        // A file that had the name already is the layer if it has its contents.
-        let view = self.reader.view();
-        let raw = view.state.layers().get(name).map(|layer| layer.raw);
-        match outcome.taken.into_iter().next() {
-            Some((_, there)) if Some(there) != raw => Err(Error::NameTaken { path }),
-            _ => Ok(path),
-        }
     }
 }
 
