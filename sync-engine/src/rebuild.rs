@@ -76,7 +76,7 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
             Ok(()) => state = next,
             Err(error) => {
                 let object = keys.record(seq)?.to_string();
-                damage.push(Finding { object, problem: error.to_string(), layers: Vec::new() });
+                damage.push(Finding::new(object, error));
                 missing.push(seq);
             }
         }
@@ -132,7 +132,7 @@ async fn newest_manifest(
             Ok(loaded) => return Ok(loaded),
             Err(error) => {
                 let (object, problem) = (info.key.to_string(), problem(error)?);
-                damage.push(Finding { object, problem, layers: Vec::new() });
+                damage.push(Finding::new(object, problem));
             }
         }
     }
@@ -161,7 +161,7 @@ async fn read_records(
             Ok(record) => drop(records.insert(seq, record)),
             Err(error) => {
                 let (object, problem) = (key.to_string(), problem(error)?);
-                damage.push(Finding { object, problem, layers: Vec::new() });
+                damage.push(Finding::new(object, problem));
             }
         }
     }
@@ -187,7 +187,7 @@ async fn take_payloads(
         };
         if let Err(error) = taken {
             let (object, problem) = (key.to_string(), problem(error)?);
-            damage.push(Finding { object, problem, layers: Vec::new() });
+            damage.push(Finding::new(object, problem));
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use layer_archive::{BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
 use rand::TryRngCore;
+use storage_api::Key;
 
 use crate::backup::{BackupOptions, FailedLayer, upload_layers};
 use crate::durable::DurableDir;
@@ -17,8 +18,8 @@ use crate::hash::hash_files;
 use crate::object::twice;
 use crate::restore::stream_layer;
 use crate::{
-    Draft, Error, Finding, LocalLayer, Rebuild, Result, Store, TakeOver, TimelineView, TimelineWriter,
-    VerifyDepth, rebuild_timeline, verify_timeline,
+    Draft, Error, Finding, LocalLayer, ObjectName, Rebuild, Result, Store, TakeOver, TimelineView,
+    TimelineWriter, VerifyDepth, VerifyReport, rebuild_timeline, verify_timeline,
 };
 
 /// How a repair is made.
@@ -83,14 +84,20 @@ pub async fn repair_timeline(
     };
     let verified = verify_timeline(store, &view, options.depth).await?;
     report.seq = view.state.seq();
-    report.findings = view.damage.clone();
-    let new = verified.findings.into_iter().filter(|finding| !view.damage.contains(finding));
-    report.findings.extend(new);
+    let seen = |finding: &&Finding| verified.findings.iter().any(|other| other.object == finding.object);
+    report.findings = view.damage.iter().filter(|finding| !seen(finding)).cloned().collect();
+    report.findings.extend(verified.findings.iter().cloned());
     let damaged = damaged_layers(&view, &report.findings)?;
-    if damaged.is_empty() && report.missing.is_empty() && !needs_record(&view, &report.findings)? {
+    let must_write =
+        !damaged.is_empty() || !report.missing.is_empty() || needs_record(&view, &report.findings)?;
+    // What only older points need cannot be mended, but gc can be let past it. A running writer does so by itself.
+    let lets_gc_past = is_in_the_way(&view, &verified) && options.take_over.require(&view).is_ok();
+    if must_write {
+        options.take_over.require(&view)?;
+    }
+    if !must_write && !lets_gc_past {
         return Ok(report);
     }
-    options.take_over.require(&view)?;
     let scratch = Scratch::create(&options.scratch)?;
     let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
     let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
@@ -123,6 +130,24 @@ fn needs_record(view: &TimelineView, findings: &[Finding]) -> Result<bool> {
     let newest = newest.map(|seq| view.keys.manifest(*seq)).transpose()?;
     let is_newest = |finding: &Finding| newest.as_ref().is_some_and(|key| key.as_str() == finding.object);
     Ok(findings.iter().any(|finding| finding.object == claim.as_str() || is_newest(finding)))
+}
+
+/// Whether gc has no floor, and will have none, that is past what is damaged of the log or of older points: two manifests
+/// are, one of which is not the newest.
+fn is_in_the_way(view: &TimelineView, verified: &VerifyReport) -> bool {
+    let record = |finding: &Finding| match view.keys.parse(&Key::new(finding.object.clone()).ok()?) {
+        Some(ObjectName::Record(seq)) => Some(seq),
+        _ => None,
+    };
+    let last = |finding: &Finding| match finding.points {
+        Some(points) => Some(points.newest),
+        None => record(finding).filter(|_| finding.layers.is_empty()),
+    };
+    let Some(last) = verified.findings.iter().filter_map(last).max() else { return false };
+    let damaged: BTreeSet<&str> =
+        verified.findings.iter().chain(&verified.unneeded).map(|finding| &*finding.object).collect();
+    let behind = view.listing.manifests.range(last.next()..);
+    behind.filter(|(_, info)| !damaged.contains(info.key.as_str())).count() < 2
 }
 
 /// Finds a good copy of each layer: the local file, or what of the damaged bundle still reads.
@@ -168,7 +193,7 @@ async fn salvage(
     Ok(found)
 }
 
-/// Adds the layers again, with one record, and writes a manifest of what there is then.
+/// Adds the layers again, with one record, and writes manifests of what there is then.
 async fn append(
     store: &Store,
     writer: &mut TimelineWriter,
@@ -195,6 +220,12 @@ async fn append(
     report.mended = mended.cloned().collect();
     report.lost.extend(failed.iter().cloned());
     writer.append(draft, bundle).await?;
+    writer.put_manifest().await?;
+    // The newest manifest is no floor: with one more gc can let go of what was damaged when its time has come.
+    let state = &writer.view().state;
+    let (metadata, disk_consistent_lsn) = (state.metadata().cloned(), state.disk_consistent_lsn());
+    let draft = Draft { released: true, metadata, disk_consistent_lsn, ..Draft::default() };
+    writer.append(draft, BundleWriter::new()).await?;
     writer.put_manifest().await?;
     Ok(())
 }

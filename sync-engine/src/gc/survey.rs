@@ -258,7 +258,7 @@ impl Survey {
                 }
                 Err(error) => {
                     let (object, problem) = (info.key.to_string(), damage(error)?);
-                    unreadable.push(Finding { object, problem, layers: Vec::new() });
+                    unreadable.push(Finding::new(object, problem));
                 }
             }
         }
@@ -301,7 +301,7 @@ impl Survey {
                 Err(Error::Storage(error)) if error.is_not_found() => {}
                 Err(error) => {
                     let problem = damage(error)?;
-                    self.doubtful.push(Finding { object: key.to_string(), problem, layers: Vec::new() });
+                    self.doubtful.push(Finding::new(key, problem));
                 }
             }
         }
@@ -316,7 +316,7 @@ impl Survey {
             _ => String::new(),
         };
         let problem = damage(error)?;
-        self.damage.push(Finding { object, problem, layers: Vec::new() });
+        self.damage.push(Finding::new(object, problem));
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 mod bench;
 mod copy;
 mod delete;
+mod past;
 mod points;
 mod rebuild;
 mod repair;
