@@ -402,6 +402,11 @@ impl Error {
         }
     }
 
+    /// Whether a timeline is not what it should be, and not only out of reach: it can be rebuilt as far as it is there.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Gap { .. }) || self.is_corrupt()
+    }
+
     /// Whether an object that was to be read is not there: lost, or deleted by gc after its layers had been moved.
     pub(crate) fn is_gone(&self) -> bool {
         match self {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use layer_archive::{BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
+use layer_archive::{BranchPoint, BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
 use rand::TryRngCore;
 use storage_api::Key;
 
@@ -17,6 +17,7 @@ use crate::durable::DurableDir;
 use crate::hash::hash_files;
 use crate::object::twice;
 use crate::restore::stream_layer;
+use crate::verify::broken_links;
 use crate::{
     Draft, Error, Finding, LocalLayer, ObjectName, Rebuild, Result, Store, TakeOver, TimelineView,
     TimelineWriter, VerifyDepth, VerifyReport, rebuild_timeline, verify_timeline,
@@ -52,6 +53,8 @@ pub struct RepairReport {
     pub missing: Vec<Seq>,
     /// Layers that were let go of with them, because their objects are not there either.
     pub dropped: Vec<LayerName>,
+    /// Ancestors that were told of their branch again.
+    pub told: Vec<TimelineId>,
 }
 
 impl RepairReport {
@@ -73,11 +76,13 @@ pub async fn repair_timeline(
     options: &RepairOptions,
 ) -> Result<RepairReport> {
     let mut report = RepairReport::default();
+    let mut branch_points = Vec::new();
     let view = match TimelineView::open_existing(store, tenant, timeline, None).await {
         Ok(view) => view,
         Err(Error::Gap { .. } | Error::Damaged { .. }) => {
-            let Rebuild { view, missing, dropped } = rebuild_timeline(store, tenant, timeline).await?;
-            (report.missing, report.dropped) = (missing, dropped);
+            let rebuild = rebuild_timeline(store, tenant, timeline).await?;
+            let Rebuild { view, missing, dropped, branch_points: from_branches } = rebuild;
+            (report.missing, report.dropped, branch_points) = (missing, dropped, from_branches);
             view
         }
         Err(error) => return Err(error),
@@ -95,13 +100,18 @@ pub async fn repair_timeline(
     if must_write {
         options.take_over.require(&view)?;
     }
+    // A branch point is said before anything of the branch, as always.
+    for link in broken_links(store, &view.state).await? {
+        let told = link.mend(store, options.take_over, options.backup.writer.clone()).await?;
+        report.told.extend(told);
+    }
     if !must_write && !lets_gc_past {
         return Ok(report);
     }
     let scratch = Scratch::create(&options.scratch)?;
     let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
     let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
-    let appended = append(store, &mut writer, layers, options, &mut report).await;
+    let appended = append(store, &mut writer, (layers, branch_points), options, &mut report).await;
     if let Err(error) = appended {
         return Err(writer.release_after(error).await);
     }
@@ -197,7 +207,7 @@ async fn salvage(
 async fn append(
     store: &Store,
     writer: &mut TimelineWriter,
-    mut layers: Vec<(LayerEntry, PathBuf)>,
+    (mut layers, branch_points): (Vec<(LayerEntry, PathBuf)>, Vec<BranchPoint>),
     options: &RepairOptions,
     report: &mut RepairReport,
 ) -> Result<()> {
@@ -205,7 +215,7 @@ async fn append(
     let state = &writer.view().state;
     layers.retain(|(layer, _)| state.layers().get(&layer.name) == Some(layer));
     report.lost.retain(|lost| state.layers().contains_key(&lost.name));
-    let (draft, bundle, failed) = if layers.is_empty() {
+    let (mut draft, bundle, failed) = if layers.is_empty() {
         (Draft { released: true, ..Draft::default() }, BundleWriter::new(), Vec::new())
     } else {
         let input = |(layer, path): &(LayerEntry, PathBuf)| {
@@ -219,6 +229,7 @@ async fn append(
     let mended = layers.iter().map(|(layer, _)| &layer.name).filter(|name| !failed_names.contains(name));
     report.mended = mended.cloned().collect();
     report.lost.extend(failed.iter().cloned());
+    draft.branch_points_added = branch_points;
     writer.append(draft, bundle).await?;
     writer.put_manifest().await?;
     // The newest manifest is no floor: with one more gc can let go of what was damaged when its time has come.

@@ -1,5 +1,6 @@
 //! Verify: whether a timeline in the store is whole, now and at every older point in time that retention promises.
 
+mod ancestors;
 mod bundles;
 mod history;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use layer_archive::{BundleEntry, BundleId, LayerEntry, LayerName, Seq};
 use storage_api::{Key, ObjectStore};
 
+pub(crate) use self::ancestors::broken_links;
 use crate::catalog::TimelineListing;
 use crate::gc::Points;
 use crate::object::read_record;
@@ -30,7 +32,7 @@ pub enum VerifyDepth {
 /// Damage: which object, what is wrong, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The object's key.
+    /// The object's key; where something is wrong between a branch and its ancestor, the branch's prefix.
     pub object: String,
     /// What is wrong with it.
     pub problem: String,
@@ -77,11 +79,22 @@ pub struct VerifyReport {
 /// How often a timeline is verified anew because gc deleted what it had.
 const ATTEMPTS_MAX: usize = 4;
 
-/// Verifies the timeline that `view` shows.
+/// Verifies the timeline that `view` shows, and the way to its ancestors.
 ///
 /// Objects that are missing because the timeline has moved on and gc has deleted them are no damage: it is then
 /// verified as it is by that time.
 pub async fn verify_timeline(store: &Store, view: &TimelineView, depth: VerifyDepth) -> Result<VerifyReport> {
+    let mut report = verify_alone(store, view, depth).await?;
+    if !view.state.is_deleted() {
+        for link in broken_links(store, &view.state).await? {
+            report.findings.push(link.finding(view.state.tenant())?);
+        }
+    }
+    Ok(report)
+}
+
+/// Verifies a timeline for itself.
+async fn verify_alone(store: &Store, view: &TimelineView, depth: VerifyDepth) -> Result<VerifyReport> {
     let mut newer: Option<TimelineView> = None;
     for _ in 1..ATTEMPTS_MAX {
         let seen = newer.as_ref().unwrap_or(view);

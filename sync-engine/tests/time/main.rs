@@ -7,6 +7,7 @@
 mod bench;
 mod copy;
 mod delete;
+mod family;
 mod past;
 mod points;
 mod rebuild;
