@@ -203,6 +203,20 @@ pub enum Error {
         /// Which.
         branches: String,
     },
+    /// The timeline is not deleted because another one, which may be a branch of it, is damaged.
+    #[error(
+        "timeline {tenant}/{timeline} is not deleted, because {tenant}/{sibling} is damaged and may be a branch of it: `layerpack verify --repair` of that one first, and delete it if it is not wanted"
+    )]
+    SiblingDamaged {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The one that is damaged.
+        sibling: TimelineId,
+        /// Why it is not known what it is.
+        source: Box<Error>,
+    },
     /// A branch was to be copied to where its ancestor is not.
     #[error(
         "timeline {timeline} is a branch of {}@{}, which tenant {tenant} does not have that far at {url}: copy the ancestor there first, under its own id",

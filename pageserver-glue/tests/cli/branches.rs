@@ -284,3 +284,20 @@ fn verify_follows_a_branch_to_its_ancestors_and_repair_tells_them_of_it() {
     bench.run("verify --remote {url}").expect(3).says(&[MAIN, MIDDLE, "back it up from its work directory"]);
     bench.run(&format!("{repair} --json")).expect(3);
 }
+
+#[test]
+fn a_damaged_sibling_is_named_where_it_keeps_a_timeline_from_being_deleted() {
+    let bench = family(Kind::Directory);
+    bench.backup();
+    let delete =
+        |timeline| format!("delete --remote {{url}} --tenant {{tenant}} --timeline {timeline} --execute");
+    // The branch of the branch is damaged, and says all the same whose branch it is.
+    let log = bench.timeline_dir("store", BRANCH).join("log");
+    let manifest = bench.timeline_dir("store", BRANCH).join("manifest");
+    fs::remove_dir_all(manifest).unwrap();
+    fs::remove_file(log.join("0000000000000001.tar.zst")).unwrap();
+    bench.run(&delete(MIDDLE)).expect(1).says(&[BRANCH, "there are branches of it"]);
+    // Without a record that does it may be anybody's.
+    put(&log.join("0000000000000002.tar.zst"), b"torn");
+    bench.run(&delete(MIDDLE)).expect(3).says(&[BRANCH, "verify --repair"]);
+}

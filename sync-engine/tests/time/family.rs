@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Removed, Seq, TimelineId};
-use storage_api::KeyPrefix;
+use storage_api::{Body, KeyPrefix, PutMode};
 use sync_engine::gc::GcPolicy;
 use sync_engine::{
     BranchChange, Draft, Error, Finding, RepairOptions, RepairReport, TakeOver, TimelineKeys, TimelineView,
-    TimelineWriter, VerifyDepth, change_branch_point, rebuild_timeline, repair_timeline, verify_timeline,
+    TimelineWriter, VerifyDepth, change_branch_point, plan_delete, rebuild_timeline, repair_timeline,
+    verify_timeline,
 };
 
 use crate::bench::{Bench, NONE};
@@ -217,4 +218,50 @@ async fn an_ancestor_without_manifests_learns_its_branches_from_them() {
     }
     let rebuilt = rebuild_timeline(&bench.store, &tenant(), &main()).await.unwrap();
     assert_eq!(rebuilt.view.state.branch_points().cloned().collect::<Vec<_>>(), points);
+}
+
+#[tokio::test]
+async fn a_damaged_sibling_keeps_nothing_from_being_deleted_unless_it_may_be_a_branch() {
+    let plan = |bench: Bench| async move {
+        let view = open(&bench, &main()).await;
+        plan_delete(&bench.store, view).await.map(|plan| plan.layers)
+    };
+    let sibling: TimelineId = "000000000000000000000000000000ff".parse().unwrap();
+    let keys = TimelineKeys::new(&tenant(), &sibling).unwrap();
+    // The records: a claim, the ancestor if there is one, a claim, nothing.
+    let damaged = |ancestor: Option<TimelineId>, lost: u64| {
+        let (sibling, keys) = (&sibling, &keys);
+        async move {
+            let bench = lived().await;
+            let ancestor = ancestor.map(|timeline| Ancestor { timeline, lsn: Lsn(70) });
+            append(&bench, sibling, Draft { ancestor, ..Draft::default() }).await;
+            append(&bench, sibling, Draft::default()).await;
+            bench.delete(keys.record(Seq(lost)).unwrap()).await;
+            let opened = TimelineView::open(&bench.store, &tenant(), sibling, None).await;
+            assert!(matches!(opened, Err(Error::Gap { .. })), "{opened:?}");
+            bench
+        }
+    };
+    let is_named = |refused: &Error| refused.to_string().contains(sibling.as_str());
+    // A branch of another timeline; a branch of this one; one that does not say what it is.
+    assert!(plan(damaged(Some(branch()), 3).await).await.is_ok());
+    let refused = plan(damaged(Some(main()), 3).await).await.unwrap_err();
+    assert!(matches!(refused, Error::HasBranches { .. }) && is_named(&refused), "{refused}");
+    for ancestor in [None, Some(main())] {
+        let refused = plan(damaged(ancestor, 2).await).await.unwrap_err();
+        assert!(matches!(refused, Error::SiblingDamaged { .. }) && is_named(&refused), "{refused}");
+        assert!(refused.to_string().contains("verify --repair"), "{refused}");
+    }
+    // One that cannot be rebuilt either.
+    let bench = damaged(Some(main()), 3).await;
+    let stray = keys.record(Seq(u64::MAX)).unwrap();
+    bench.objects.put(&stray, Body::new("stray"), PutMode::Create).await.unwrap();
+    let refused = plan(bench).await.unwrap_err();
+    assert!(matches!(refused, Error::SiblingDamaged { .. }) && is_named(&refused), "{refused}");
+    // A branch that the timeline knows of, and that was deleted before it was damaged.
+    let bench = family().await;
+    append(&bench, &branch(), Draft { deleted: true, ..Draft::default() }).await;
+    let keys = TimelineKeys::new(&tenant(), &branch()).unwrap();
+    bench.delete(keys.record(Seq(3)).unwrap()).await;
+    assert!(plan(bench).await.is_ok());
 }
