@@ -11,13 +11,13 @@ use storage_api::{Body, GetRange, Key, ObjectStore, ObjectStoreExt, Operation, P
 use sync_engine::gc::{GcPolicy, collect};
 use sync_engine::{
     At, Draft, Error, Finding, TakeOver, TimelineView, TimelineWriter, VerifyDepth, VerifyReport,
-    verify_timeline,
+    execute_delete, plan_delete, verify_timeline,
 };
 
 use crate::bench::{Bench, DAY, Layers, NONE, contents as read, keeping, put_payload};
 use crate::repair::{Damage, damage, local, repair};
 use crate::spy::{Fate, Spy};
-use crate::support::{contents, name, open, tenant, timeline};
+use crate::support::{contents, name, open, tenant, timeline, writer_options};
 
 /// The manifests of [`three_days`].
 const MANIFESTS: [u64; 3] = [3, 7, 12];
@@ -306,4 +306,23 @@ async fn a_claim_that_does_not_read_is_noted_and_the_newest_one_is_damage() {
         bench.layers.contains_key("keep 0")
             && open(&bench.store).await.state.layers().contains_key(&name("keep 2"))
     );
+}
+
+#[tokio::test]
+async fn a_deleted_timeline_promises_its_past_until_it_is_collected() {
+    let bench = crate::lived().await;
+    bench.clock.advance(DAY);
+    let before = open(&bench.store).await;
+    let plan = plan_delete(&bench.store, before.clone()).await.unwrap();
+    let deletion = execute_delete(&bench.store, plan, TakeOver::No, writer_options("delete")).await.unwrap();
+    assert_eq!(verify(&bench, VerifyDepth::Deep).await.unwrap().findings, []);
+    // A record before the tombstone is the deletion's claim.
+    let large = before.keys.bundle(before.state.layers()[&name("large")].place.bundle).unwrap();
+    bench.delete(large).await;
+    let report = verify(&bench, VerifyDepth::Listing).await.unwrap();
+    let lost: BTreeSet<u64> = (before.state.seq().0..deletion.seq.0).collect();
+    assert_eq!((points(&report.findings), report.findings.len()), (lost, 1), "{report:?}");
+    assert!(report.findings[0].is_of_the_past());
+    bench.gc(&NONE, TakeOver::No).await;
+    assert_eq!(verify(&bench, VerifyDepth::Deep).await.unwrap().findings, []);
 }
