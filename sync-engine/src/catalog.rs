@@ -71,6 +71,32 @@ impl TimelineListing {
         }
     }
 
+    /// The oldest manifest that was there before every manifest above it, by the store's times. gc deletes manifests
+    /// before the records below them, so from here on the log is whole, or damaged. A manifest below came late, or in the
+    /// same moment: what is behind it may have been collected before.
+    pub(crate) fn oldest_in_time(&self) -> Option<Seq> {
+        let mut oldest = None;
+        let mut earliest = None;
+        for (seq, info) in self.manifests.iter().rev() {
+            if earliest.is_none_or(|earliest| info.last_modified < earliest) {
+                (oldest, earliest) = (Some(*seq), Some(info.last_modified));
+            }
+        }
+        oldest
+    }
+
+    /// The first of the records after `base`, up to `until`, that was not listed.
+    pub(crate) fn first_gap(&self, base: Seq, until: Seq) -> Option<Seq> {
+        let mut next = base.next();
+        for seq in self.records.range(next..).map(|(seq, _)| *seq).take_while(|seq| *seq <= until) {
+            if seq != next {
+                break;
+            }
+            next = seq.next();
+        }
+        (next <= until).then_some(next)
+    }
+
     /// Whether the timeline has neither records nor manifests.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.manifests.is_empty()

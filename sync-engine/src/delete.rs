@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use layer_archive::{BranchPoint, BundleWriter, Seq, TimelineId};
+use layer_archive::{BranchPoint, BundleWriter, Seq, TenantId, TimelineId};
 
 use crate::catalog::TimelineListing;
-use crate::{Catalog, Draft, Error, Result, Store, TakeOver, TimelineView, TimelineWriter, WriterOptions};
+use crate::{
+    Catalog, Draft, Error, Rebuild, Result, Store, TakeOver, TimelineState, TimelineView, TimelineWriter,
+    WriterOptions, rebuild_timeline,
+};
 
 /// What a deletion is about to do.
 #[derive(Clone, Debug)]
@@ -34,7 +37,8 @@ pub struct Deletion {
 
 /// Plans the deletion of the timeline that `view` shows. One that has branches is refused: their layers are in it.
 ///
-/// Branches are looked for among the branch points of the timeline and in every other timeline of its tenant.
+/// Branches are looked for among the branch points of the timeline and in every other timeline of its tenant. One that is
+/// damaged so far that it is not known whether it is a branch is an error that names it.
 pub async fn plan_delete(store: &Store, view: TimelineView) -> Result<DeletePlan> {
     let state = &view.state;
     let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
@@ -69,7 +73,7 @@ async fn branches(store: &Store, view: &TimelineView) -> Result<BTreeSet<String>
     let mut branches = BTreeSet::new();
     for BranchPoint { tenant, timeline, lsn } in view.state.branch_points() {
         // A branch without records yet is one that is being made.
-        if !TimelineView::open(store, tenant, timeline, None).await?.state.is_deleted() {
+        if !sibling(store, own, (tenant, timeline), None).await?.is_deleted() {
             branches.insert(format!("{tenant}/{timeline} at {lsn}"));
         }
     }
@@ -77,7 +81,7 @@ async fn branches(store: &Store, view: &TimelineView) -> Result<BTreeSet<String>
         if other.timeline == *own {
             continue;
         }
-        let state = TimelineView::open(store, &other.tenant, &other.timeline, other.listing).await?.state;
+        let state = sibling(store, own, (&other.tenant, &other.timeline), other.listing).await?;
         if let Some(ancestor) = state.ancestor().filter(|ancestor| ancestor.timeline == *own)
             && !state.is_deleted()
         {
@@ -85,6 +89,36 @@ async fn branches(store: &Store, view: &TimelineView) -> Result<BTreeSet<String>
         }
     }
     Ok(branches)
+}
+
+/// Another timeline, which may be a branch of `own`. One that is damaged is rebuilt as far as it is there, for its ancestor:
+/// that is in its first records, and in every manifest.
+async fn sibling(
+    store: &Store,
+    own: &TimelineId,
+    (tenant, timeline): (&TenantId, &TimelineId),
+    listing: Option<TimelineListing>,
+) -> Result<TimelineState> {
+    let damaged = match TimelineView::open(store, tenant, timeline, listing).await {
+        Err(error) if error.is_damage() => error,
+        opened => return Ok(opened?.state),
+    };
+    let unknown = |source| Error::SiblingDamaged {
+        tenant: tenant.clone(),
+        timeline: own.clone(),
+        sibling: timeline.clone(),
+        source: Box::new(source),
+    };
+    match rebuild_timeline(store, tenant, timeline).await {
+        Ok(rebuild) => {
+            let Rebuild { view: TimelineView { state, manifest, .. }, .. } = &rebuild;
+            // With no manifest, what names its ancestor may be what is lost.
+            let is_known = state.ancestor().is_some() || manifest.is_some() || rebuild.is_exact();
+            if is_known { Ok(rebuild.view.state) } else { Err(unknown(damaged)) }
+        }
+        Err(error) if error.is_damage() => Err(unknown(error)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes the tombstone and the manifest that says so. Whoever wrote the timeline is fenced; what it still sends finds
@@ -143,7 +177,7 @@ async fn put_tombstone_manifest(store: &Store, view: &TimelineView) -> Result<()
 /// Says in the ancestor that the branch is no more.
 async fn end_branch(
     store: &Store,
-    (tenant, timeline): &(layer_archive::TenantId, TimelineId),
+    (tenant, timeline): &(TenantId, TimelineId),
     ancestor: &TimelineId,
     take_over: TakeOver,
     options: WriterOptions,

@@ -203,6 +203,20 @@ pub enum Error {
         /// Which.
         branches: String,
     },
+    /// The timeline is not deleted because another one, which may be a branch of it, is damaged.
+    #[error(
+        "timeline {tenant}/{timeline} is not deleted, because {tenant}/{sibling} is damaged and may be a branch of it: `layerpack verify --repair` of that one first, and delete it if it is not wanted"
+    )]
+    SiblingDamaged {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The one that is damaged.
+        sibling: TimelineId,
+        /// Why it is not known what it is.
+        source: Box<Error>,
+    },
     /// A branch was to be copied to where its ancestor is not.
     #[error(
         "timeline {timeline} is a branch of {}@{}, which tenant {tenant} does not have that far at {url}: copy the ancestor there first, under its own id",
@@ -400,6 +414,11 @@ impl Error {
             Self::Storage(error) => error.kind() == ErrorKind::Integrity,
             _ => false,
         }
+    }
+
+    /// Whether a timeline is not what it should be, and not only out of reach: it can be rebuilt as far as it is there.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Gap { .. }) || self.is_corrupt()
     }
 
     /// Whether an object that was to be read is not there: lost, or deleted by gc after its layers had been moved.

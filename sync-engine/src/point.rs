@@ -221,7 +221,7 @@ impl<'a> Past<'a> {
                 Ok(_) => {}
                 Err(Error::Damaged { object, range: _, source }) => {
                     let problem = format!("{source}; an older manifest and the log were used instead");
-                    damage.push(Finding { object, problem, layers: Vec::new() });
+                    damage.push(Finding::new(object, problem));
                 }
                 Err(error) => return Err(error),
             }

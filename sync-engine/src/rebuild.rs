@@ -3,15 +3,16 @@
 //! With a manifest that reads and every record after it, or the whole log, that is the state exactly. Where records are
 //! lost behind a manifest it is the state before the first of them, and all layers of the records that follow: their
 //! removals and metadata are held back, because what they rely on may be lost. Where no manifest is left, gc may have
-//! collected the missing records: it is a superset of the layers then, removed ones among them.
+//! collected the missing records: it is a superset of the layers then, removed ones among them, and the branches of the
+//! timeline are those that say so themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
-use layer_archive::{BundleId, BundleIndex, FormatError, LayerName, Seq, TenantId, TimelineId};
+use layer_archive::{BranchPoint, BundleId, BundleIndex, FormatError, LayerName, Seq, TenantId, TimelineId};
 use storage_api::ObjectStore;
 
-use crate::catalog::TimelineListing;
+use crate::catalog::{Catalog, CatalogEntry, TimelineListing};
 use crate::layout::TimelineKeys;
 use crate::object::{read_index, read_record};
 use crate::state::GapIs;
@@ -35,6 +36,9 @@ pub struct Rebuild {
     pub missing: Vec<Seq>,
     /// Layers that records name in payload objects that are not there any more: collected, or lost.
     pub dropped: Vec<LayerName>,
+    /// Branch points in the state that only the branches themselves tell of: the records that carried them may be
+    /// collected.
+    pub branch_points: Vec<BranchPoint>,
 }
 
 impl Rebuild {
@@ -76,17 +80,22 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
             Ok(()) => state = next,
             Err(error) => {
                 let object = keys.record(seq)?.to_string();
-                damage.push(Finding { object, problem: error.to_string(), layers: Vec::new() });
+                damage.push(Finding::new(object, error));
                 missing.push(seq);
             }
         }
     }
     let dropped = if missing.is_empty() { Vec::new() } else { without_object(&state, &listing) };
     state.end_rebuild(newest, &dropped);
+    let branch_points = match manifest {
+        None if !missing.is_empty() => branches(store, &state, &mut damage).await?,
+        _ => Vec::new(),
+    };
+    branch_points.iter().cloned().for_each(|point| state.take_branch_point(point));
     let (claims, replayed, replayed_index_bytes) = ([state.claim()].into(), newest.0 - base.0, 0);
     let view =
         TimelineView { keys, state, listing, manifest, replayed, replayed_index_bytes, claims, damage };
-    Ok(Rebuild { view, missing, dropped })
+    Ok(Rebuild { view, missing, dropped, branch_points })
 }
 
 /// Refuses a timeline in which an object is numbered far beyond what is there: it is a stray, and to take all numbers up to
@@ -132,7 +141,7 @@ async fn newest_manifest(
             Ok(loaded) => return Ok(loaded),
             Err(error) => {
                 let (object, problem) = (info.key.to_string(), problem(error)?);
-                damage.push(Finding { object, problem, layers: Vec::new() });
+                damage.push(Finding::new(object, problem));
             }
         }
     }
@@ -161,7 +170,7 @@ async fn read_records(
             Ok(record) => drop(records.insert(seq, record)),
             Err(error) => {
                 let (object, problem) = (key.to_string(), problem(error)?);
-                damage.push(Finding { object, problem, layers: Vec::new() });
+                damage.push(Finding::new(object, problem));
             }
         }
     }
@@ -187,10 +196,44 @@ async fn take_payloads(
         };
         if let Err(error) = taken {
             let (object, problem) = (key.to_string(), problem(error)?);
-            damage.push(Finding { object, problem, layers: Vec::new() });
+            damage.push(Finding::new(object, problem));
         }
     }
     Ok(())
+}
+
+/// The branch points that other timelines of the tenant tell of and the state has not. One that does not open is passed by,
+/// with a finding: when it is repaired it tells its ancestor itself.
+async fn branches(
+    store: &Store,
+    state: &TimelineState,
+    damage: &mut Vec<Finding>,
+) -> Result<Vec<BranchPoint>> {
+    let mut points = Vec::new();
+    for CatalogEntry { tenant, timeline, listing } in
+        Catalog::read(store, Some(state.tenant()), None).await?.timelines
+    {
+        if timeline == *state.timeline() {
+            continue;
+        }
+        let branch = match TimelineView::open(store, &tenant, &timeline, listing).await {
+            Ok(view) => view.state,
+            Err(error) if error.is_damage() => {
+                let prefix = TimelineKeys::new(&tenant, &timeline)?;
+                let problem = format!("it may be a branch of {tenant}/{}, but {error}", state.timeline());
+                damage.push(Finding::new(prefix.prefix(), problem));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let leaves_here = branch.ancestor().filter(|ancestor| ancestor.timeline == *state.timeline());
+        if let Some(point) = leaves_here.filter(|_| !branch.is_deleted()).map(|from| branch.leaving(from))
+            && state.branch_points().all(|known| *known != point)
+        {
+            points.push(point);
+        }
+    }
+    Ok(points)
 }
 
 /// The layers in objects that are not there.

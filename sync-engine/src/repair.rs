@@ -8,17 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use layer_archive::{BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
+use layer_archive::{BranchPoint, BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
 use rand::TryRngCore;
+use storage_api::Key;
 
 use crate::backup::{BackupOptions, FailedLayer, upload_layers};
 use crate::durable::DurableDir;
 use crate::hash::hash_files;
 use crate::object::twice;
 use crate::restore::stream_layer;
+use crate::verify::broken_links;
 use crate::{
-    Draft, Error, Finding, LocalLayer, Rebuild, Result, Store, TakeOver, TimelineView, TimelineWriter,
-    VerifyDepth, rebuild_timeline, verify_timeline,
+    Draft, Error, Finding, LocalLayer, ObjectName, Rebuild, Result, Store, TakeOver, TimelineView,
+    TimelineWriter, VerifyDepth, VerifyReport, rebuild_timeline, verify_timeline,
 };
 
 /// How a repair is made.
@@ -51,6 +53,8 @@ pub struct RepairReport {
     pub missing: Vec<Seq>,
     /// Layers that were let go of with them, because their objects are not there either.
     pub dropped: Vec<LayerName>,
+    /// Ancestors that were told of their branch again.
+    pub told: Vec<TimelineId>,
 }
 
 impl RepairReport {
@@ -72,29 +76,42 @@ pub async fn repair_timeline(
     options: &RepairOptions,
 ) -> Result<RepairReport> {
     let mut report = RepairReport::default();
+    let mut branch_points = Vec::new();
     let view = match TimelineView::open_existing(store, tenant, timeline, None).await {
         Ok(view) => view,
         Err(Error::Gap { .. } | Error::Damaged { .. }) => {
-            let Rebuild { view, missing, dropped } = rebuild_timeline(store, tenant, timeline).await?;
-            (report.missing, report.dropped) = (missing, dropped);
+            let rebuild = rebuild_timeline(store, tenant, timeline).await?;
+            let Rebuild { view, missing, dropped, branch_points: from_branches } = rebuild;
+            (report.missing, report.dropped, branch_points) = (missing, dropped, from_branches);
             view
         }
         Err(error) => return Err(error),
     };
     let verified = verify_timeline(store, &view, options.depth).await?;
     report.seq = view.state.seq();
-    report.findings = view.damage.clone();
-    let new = verified.findings.into_iter().filter(|finding| !view.damage.contains(finding));
-    report.findings.extend(new);
+    let seen = |finding: &&Finding| verified.findings.iter().any(|other| other.object == finding.object);
+    report.findings = view.damage.iter().filter(|finding| !seen(finding)).cloned().collect();
+    report.findings.extend(verified.findings.iter().cloned());
     let damaged = damaged_layers(&view, &report.findings)?;
-    if damaged.is_empty() && report.missing.is_empty() && !needs_record(&view, &report.findings)? {
+    let must_write =
+        !damaged.is_empty() || !report.missing.is_empty() || needs_record(&view, &report.findings)?;
+    // What only older points need cannot be mended, but gc can be let past it. A running writer does so by itself.
+    let lets_gc_past = is_in_the_way(&view, &verified) && options.take_over.require(&view).is_ok();
+    if must_write {
+        options.take_over.require(&view)?;
+    }
+    // A branch point is said before anything of the branch, as always.
+    for link in broken_links(store, &view.state).await? {
+        let told = link.mend(store, options.take_over, options.backup.writer.clone()).await?;
+        report.told.extend(told);
+    }
+    if !must_write && !lets_gc_past {
         return Ok(report);
     }
-    options.take_over.require(&view)?;
     let scratch = Scratch::create(&options.scratch)?;
     let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
     let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
-    let appended = append(store, &mut writer, layers, options, &mut report).await;
+    let appended = append(store, &mut writer, (layers, branch_points), options, &mut report).await;
     if let Err(error) = appended {
         return Err(writer.release_after(error).await);
     }
@@ -123,6 +140,24 @@ fn needs_record(view: &TimelineView, findings: &[Finding]) -> Result<bool> {
     let newest = newest.map(|seq| view.keys.manifest(*seq)).transpose()?;
     let is_newest = |finding: &Finding| newest.as_ref().is_some_and(|key| key.as_str() == finding.object);
     Ok(findings.iter().any(|finding| finding.object == claim.as_str() || is_newest(finding)))
+}
+
+/// Whether gc has no floor, and will have none, that is past what is damaged of the log or of older points: two manifests
+/// are, one of which is not the newest.
+fn is_in_the_way(view: &TimelineView, verified: &VerifyReport) -> bool {
+    let record = |finding: &Finding| match view.keys.parse(&Key::new(finding.object.clone()).ok()?) {
+        Some(ObjectName::Record(seq)) => Some(seq),
+        _ => None,
+    };
+    let last = |finding: &Finding| match finding.points {
+        Some(points) => Some(points.newest),
+        None => record(finding).filter(|_| finding.layers.is_empty()),
+    };
+    let Some(last) = verified.findings.iter().filter_map(last).max() else { return false };
+    let damaged: BTreeSet<&str> =
+        verified.findings.iter().chain(&verified.unneeded).map(|finding| &*finding.object).collect();
+    let behind = view.listing.manifests.range(last.next()..);
+    behind.filter(|(_, info)| !damaged.contains(info.key.as_str())).count() < 2
 }
 
 /// Finds a good copy of each layer: the local file, or what of the damaged bundle still reads.
@@ -168,11 +203,11 @@ async fn salvage(
     Ok(found)
 }
 
-/// Adds the layers again, with one record, and writes a manifest of what there is then.
+/// Adds the layers again, with one record, and writes manifests of what there is then.
 async fn append(
     store: &Store,
     writer: &mut TimelineWriter,
-    mut layers: Vec<(LayerEntry, PathBuf)>,
+    (mut layers, branch_points): (Vec<(LayerEntry, PathBuf)>, Vec<BranchPoint>),
     options: &RepairOptions,
     report: &mut RepairReport,
 ) -> Result<()> {
@@ -180,7 +215,7 @@ async fn append(
     let state = &writer.view().state;
     layers.retain(|(layer, _)| state.layers().get(&layer.name) == Some(layer));
     report.lost.retain(|lost| state.layers().contains_key(&lost.name));
-    let (draft, bundle, failed) = if layers.is_empty() {
+    let (mut draft, bundle, failed) = if layers.is_empty() {
         (Draft { released: true, ..Draft::default() }, BundleWriter::new(), Vec::new())
     } else {
         let input = |(layer, path): &(LayerEntry, PathBuf)| {
@@ -194,7 +229,14 @@ async fn append(
     let mended = layers.iter().map(|(layer, _)| &layer.name).filter(|name| !failed_names.contains(name));
     report.mended = mended.cloned().collect();
     report.lost.extend(failed.iter().cloned());
+    draft.branch_points_added = branch_points;
     writer.append(draft, bundle).await?;
+    writer.put_manifest().await?;
+    // The newest manifest is no floor: with one more gc can let go of what was damaged when its time has come.
+    let state = &writer.view().state;
+    let (metadata, disk_consistent_lsn) = (state.metadata().cloned(), state.disk_consistent_lsn());
+    let draft = Draft { released: true, metadata, disk_consistent_lsn, ..Draft::default() };
+    writer.append(draft, BundleWriter::new()).await?;
     writer.put_manifest().await?;
     Ok(())
 }

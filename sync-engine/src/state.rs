@@ -170,6 +170,11 @@ impl TimelineState {
         index.entries(bundle).into_iter().try_for_each(|layer| self.add_layer(layer))
     }
 
+    /// Takes in a branch point that the branch itself tells of, to a state that is rebuilt.
+    pub(crate) fn take_branch_point(&mut self, point: BranchPoint) {
+        self.branch_points.insert(point);
+    }
+
     /// Ends a rebuilt state at record `seq`, which may be lost, and lets go of the layers `lost`.
     pub(crate) fn end_rebuild(&mut self, seq: Seq, lost: &[LayerName]) {
         lost.iter().for_each(|name| self.remove_layer(name));

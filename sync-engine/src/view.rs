@@ -129,7 +129,7 @@ impl TimelineView {
                 Err(Error::Damaged { object, range: _, source }) => {
                     tracing::debug!(%object, error = %source, "a manifest is damaged: an older one and the log are used");
                     let problem = format!("{source}; an older manifest and the log were used instead");
-                    damage.push(Finding { object, problem, layers: Vec::new() });
+                    damage.push(Finding::new(object, problem));
                 }
                 Err(error) => return Err(error),
             }
@@ -170,12 +170,6 @@ impl TimelineView {
         Ok(newest(&now) > newest(&self.listing.manifests))
     }
 
-    /// Whether gc may have deleted what is alive in this state: not before there is a newer manifest to judge by.
-    pub(crate) async fn may_be_collected(&self, objects: &dyn ObjectStore) -> Result<bool> {
-        let now = TimelineListing::read_manifests(objects, &self.keys).await?;
-        Ok(now.keys().next_back().is_some_and(|newest| *newest > self.state.seq()))
-    }
-
     /// Applies the listed records after the state. Returns the first one that was not listed although it must exist.
     async fn replay(&mut self, objects: &dyn ObjectStore) -> Result<Option<Seq>> {
         let newest_manifest = self.listing.manifests.keys().next_back().copied();
@@ -210,7 +204,7 @@ impl TimelineView {
         for (id, layers) in by_bundle {
             let Some(bundle) = self.state.bundle(id) else { continue };
             if let Some((object, problem)) = lost(objects, &self.keys, &self.listing, &bundle).await? {
-                self.damage.push(Finding { object, problem, layers });
+                self.damage.push(Finding { layers, ..Finding::new(object, problem) });
             }
         }
         Ok(())

@@ -2,8 +2,11 @@
 
 use std::fs;
 
-use layer_archive::Crc32c;
+use layer_archive::{BranchPoint, Crc32c, Lsn, TenantId, TimelineId, WriterInfo};
+use pageserver_glue::{Absent, RemoteUrl};
 use serde_json::{Value, json};
+use storage_api::SystemClock;
+use sync_engine::{BranchChange, Store, TimelineView, TimelineWriter, WriterOptions, change_branch_point};
 
 use crate::support::{Bench, Kind, TENANT, assert_same, files, noise, put, requests};
 
@@ -230,4 +233,71 @@ fn a_mirror_keeps_what_a_branch_needs_and_says_which() {
     bench.run(mirror).expect(0).says(&[&image(2, 80), MIDDLE]);
     bench.run(&format!("{RESTORE} {BRANCH}")).expect(0);
     assert!(bench.timeline_dir("b", MAIN).join(image(2, 80)).try_exists().unwrap());
+}
+
+async fn store(bench: &Bench) -> Store {
+    let url: RemoteUrl = bench.url().parse().unwrap();
+    Store::open(url.connect(Absent::Refuse).await.unwrap(), url.as_str()).await.unwrap()
+}
+
+fn writer() -> WriterOptions {
+    let writer = WriterInfo { host: "elsewhere".into(), pid: 7, program: "pageserver 9".into() };
+    WriterOptions { writer, generation: None, clock: std::sync::Arc::new(SystemClock) }
+}
+
+/// What an ancestor looks like that was rebuilt without its manifests: it does not know its branch any more.
+async fn forget(bench: &Bench, ancestor: &str, branch: &str, lsn: u64) {
+    let id: (TenantId, TimelineId) = (TENANT.parse().unwrap(), ancestor.parse().unwrap());
+    let point = BranchPoint { tenant: id.0.clone(), timeline: branch.parse().unwrap(), lsn: Lsn(lsn) };
+    let ends = BranchChange::Ends;
+    change_branch_point(&store(bench).await, (&id.0, &id.1), point, ends, writer()).await.unwrap();
+}
+
+#[test]
+fn verify_follows_a_branch_to_its_ancestors_and_repair_tells_them_of_it() {
+    let bench = family(Kind::Directory);
+    bench.backup();
+    bench.run("verify --remote {url}").expect(0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(forget(&bench, MAIN, MIDDLE, 0x64));
+    let one = |timeline| format!("verify --remote {{url}} --tenant {{tenant}} --timeline {timeline}");
+    bench.run(&one(MAIN)).expect(0);
+    for timeline in [MIDDLE, BRANCH] {
+        bench.run(&one(timeline)).expect(3).says(&[MAIN, MIDDLE, "0/64", "verify --repair"]);
+    }
+    // Its pageserver may be running.
+    runtime.block_on(async {
+        let store = store(&bench).await;
+        let id = (TENANT.parse().unwrap(), MAIN.parse().unwrap());
+        let view = TimelineView::open(&store, &id.0, &id.1, None).await.unwrap();
+        TimelineWriter::claim(&store, view, writer()).await.unwrap();
+    });
+    let repair = format!("{} --repair", one(MIDDLE));
+    bench.run(&repair).expect(5).says(&[MAIN, "pageserver 9", "--take-over"]);
+    let run = bench.run(&format!("{repair} --take-over")).expect(0);
+    let said = String::from_utf8(run.stdout).unwrap();
+    assert!(said.contains(&format!("{MAIN} knows its branch again")), "{said}");
+    assert_eq!(status(&bench, MAIN)["branches"][0]["timeline"], MIDDLE);
+    bench.run("verify --remote {url}").expect(0);
+    // Without its ancestor.
+    fs::rename(bench.timeline_dir("store", MAIN), bench.path("away")).unwrap();
+    bench.run("verify --remote {url}").expect(3).says(&[MAIN, MIDDLE, "back it up from its work directory"]);
+    bench.run(&format!("{repair} --json")).expect(3);
+}
+
+#[test]
+fn a_damaged_sibling_is_named_where_it_keeps_a_timeline_from_being_deleted() {
+    let bench = family(Kind::Directory);
+    bench.backup();
+    let delete =
+        |timeline| format!("delete --remote {{url}} --tenant {{tenant}} --timeline {timeline} --execute");
+    // The branch of the branch is damaged, and says all the same whose branch it is.
+    let log = bench.timeline_dir("store", BRANCH).join("log");
+    let manifest = bench.timeline_dir("store", BRANCH).join("manifest");
+    fs::remove_dir_all(manifest).unwrap();
+    fs::remove_file(log.join("0000000000000001.tar.zst")).unwrap();
+    bench.run(&delete(MIDDLE)).expect(1).says(&[BRANCH, "there are branches of it"]);
+    // Without a record that does it may be anybody's.
+    put(&log.join("0000000000000002.tar.zst"), b"torn");
+    bench.run(&delete(MIDDLE)).expect(3).says(&[BRANCH, "verify --repair"]);
 }

@@ -224,12 +224,61 @@ fn damage_is_repaired_from_the_work_directory() {
     // What is left restores, and is not said to be whole.
     let json = bench.run("restore --json --workdir {c} --remote {url}").expect(3).json();
     assert_eq!((&json["layers"], json["failed"].as_array().unwrap().len()), (&json!(5), 1), "{json}");
-    // The layer turns up.
+    // The layer turns up. All of them are stored anew; the points before that are lost with the old object.
     put(&gone, &contents);
-    let json = bench.run(repair).expect(0).json();
+    let json = bench.run(repair).expect(3).json();
     assert_eq!(json["timelines"][0]["repair"]["mended"], json!([layer_name(0)]));
+    let [finding] = &json["findings"].as_array().unwrap()[..] else { panic!("{json}") };
+    assert_eq!((&finding["layers"], &finding["points"]), (&json!([]), &json!({ "oldest": 2, "newest": 6 })));
+    let run = bench.run("verify --deep --remote {url}").expect(3);
+    assert!(String::from_utf8_lossy(&run.stdout).contains("older points in time DAMAGED"), "{run:?}");
+    run.says(&["as of records 2 to 6", "--at", "`layerpack gc`"]);
     bench.run("restore --workdir {b} --remote {url}").expect(0);
     assert_same(&files(&bench.path("a").join("tenants")), &files(&bench.path("b").join("tenants")));
+    bench.run("gc --remote {url} --execute --retention 0s").expect(0);
     let json = bench.run("verify --deep --repair --json --remote {url}").expect(0).json();
     assert_eq!(json["timelines"][0]["repair"]["wrote"], false);
+}
+
+#[test]
+fn what_only_older_points_need_is_damage_and_what_nobody_needs_is_a_note() {
+    let flip = |path: &std::path::Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        put(path, &bytes);
+    };
+    // A claim below the manifest that is not the newest.
+    let bench = Bench::with_layers(Kind::Directory, 5);
+    two_points(&bench);
+    flip(&bench.objects().join("log/0000000000000001.tar.zst"));
+    let run = bench.run("verify --deep --remote {url}").expect(0);
+    let said = String::from_utf8(run.stdout).unwrap();
+    assert!(
+        said.contains("fine;") && said.contains("1 damaged object that no point in time needs"),
+        "{said}"
+    );
+    assert!(said.contains("log/0000000000000001.tar.zst"), "{said}");
+    let json = bench.run("verify --deep --json --remote {url}").expect(0).json();
+    let notes = json["timelines"][0]["unneeded"].as_array().unwrap();
+    assert_eq!((&json["unneeded"], &json["findings"], notes.len()), (&json!(1), &json!([]), 1));
+    assert!(notes[0]["object"].as_str().unwrap().ends_with("log/0000000000000001.tar.zst"));
+    // The newest one is what fences whoever slept through it, and can be claimed anew.
+    let newest = bench.objects().join("log/0000000000000003.tar.zst");
+    let whole = fs::read(&newest).unwrap();
+    fs::remove_file(&newest).unwrap();
+    bench.run("verify --remote {url}").expect(3).says(&["log/0000000000000003.tar.zst"]);
+    put(&newest, &whole);
+    // A layer that was removed since. Of the newest state nothing is lost, and there is nothing to be stored anew.
+    let bench = Bench::with_layers(Kind::Directory, 0);
+    put(&bench.path("config"), b"bundle_bytes_target = 65536\n");
+    (0..2).for_each(|number| bench.put_layer(number, 900_000));
+    bench.run("backup --workdir {a} --remote {url} --config {config}").expect(0);
+    bench.run(&format!("rm {ONE} {}", layer_name(0))).expect(0);
+    let payloads = fs::read_dir(bench.objects().join("payload")).unwrap();
+    let lost = payloads.map(|entry| entry.unwrap().path()).min().unwrap();
+    fs::remove_file(&lost).unwrap();
+    let run = bench.run("verify --remote {url}").expect(3);
+    run.says(&[&lost.file_name().unwrap().to_string_lossy(), "points in time", "--at"]);
+    bench.run(&format!("restore --workdir {{b}} {ONE}")).expect(0);
 }

@@ -42,7 +42,7 @@ pub struct GcReport {
     pub left_to: Option<WriterInfo>,
     /// Damage; where there is any, nothing was deleted.
     pub damage: Vec<Finding>,
-    /// Records that may be garbage and do not read. They were left alone.
+    /// What does not read and was left alone: see [`Survey::doubtful`].
     pub doubtful: Vec<Finding>,
 }
 

@@ -19,11 +19,22 @@ pub fn choose_floor(
     retention: Duration,
     now: SystemTime,
 ) -> Option<Seq> {
-    let newest = listing.manifests.keys().next_back().copied()?;
-    let is_tombstone = state.is_deleted() && newest == state.seq();
-    let may_be_floor = |seq: &Seq| *seq != newest || is_tombstone;
-    let is_old = |seq: &Seq| is_zero_or_over(written(listing, *seq), retention, now);
-    listing.manifests.keys().rev().filter(|seq| may_be_floor(seq)).find(|seq| is_old(seq)).copied()
+    floors(state, listing, retention, now).next()
+}
+
+/// The manifests that may be the floor, the newest first. An older one condemns less than a newer one, so it stands in for
+/// one that does not read.
+pub(super) fn floors(
+    state: &TimelineState,
+    listing: &TimelineListing,
+    retention: Duration,
+    now: SystemTime,
+) -> impl Iterator<Item = Seq> {
+    let newest = listing.manifests.keys().next_back().copied();
+    let is_tombstone = state.is_deleted() && newest == Some(state.seq());
+    let may_be_floor = move |seq: &Seq| Some(*seq) != newest || is_tombstone;
+    let is_old = move |seq: &Seq| is_zero_or_over(written(listing, *seq), retention, now);
+    listing.manifests.keys().rev().copied().filter(may_be_floor).filter(is_old)
 }
 
 /// The time of the manifest `seq`: the latest at which it, or anything that was there before it, was stored.

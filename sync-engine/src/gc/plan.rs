@@ -38,7 +38,7 @@ pub struct GcPlan {
     pub space: Space,
     /// Damage. Where there is any, nothing is done.
     pub damage: Vec<Finding>,
-    /// Records that may be claims or garbage and do not read. They are left alone.
+    /// What does not read and may be left alone: see [`Survey::doubtful`].
     pub doubtful: Vec<Finding>,
 }
 

@@ -242,11 +242,8 @@ impl Source {
             if let Err(error) = rebundler.push(&self.index, unit, &stored, &self.live) {
                 let lost = self.index.layers()[unit.layers.clone()].iter();
                 let lost = lost.filter_map(|layer| self.live.get(&self.index.location(layer))).flatten();
-                findings.push(Finding {
-                    object: self.key.to_string(),
-                    problem: error.to_string(),
-                    layers: lost.map(|layer| layer.name.clone()).collect(),
-                });
+                let layers = lost.map(|layer| layer.name.clone()).collect();
+                findings.push(Finding { layers, ..Finding::new(&self.key, error) });
             }
         }
         findings
@@ -285,5 +282,5 @@ fn finding(error: Error) -> Result<Finding> {
         }
         _ => return Err(error),
     };
-    Ok(Finding { object, problem, layers: Vec::new() })
+    Ok(Finding::new(object, problem))
 }

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use layer_archive::{BranchPoint, BundleId, BundleIndex, FormatError, PayloadId, Seq, TenantId, TimelineId};
 use storage_api::{ObjectStore, PendingUpload};
 
-use super::floor::choose_floor;
+use super::floor::floors;
 use super::plan::live_bundles;
 use super::{GcPolicy, clock};
 use crate::object::read_record;
@@ -42,7 +42,7 @@ pub struct Survey {
     pub ended_branches: Vec<BranchPoint>,
     /// Damage that forbids to delete anything.
     pub damage: Vec<Finding>,
-    /// Records that may be claims or garbage and do not read.
+    /// Records that may be claims or garbage, and manifests of which an older one stood in as the floor, that do not read.
     pub doubtful: Vec<Finding>,
     retention: std::time::Duration,
 }
@@ -189,16 +189,16 @@ impl Survey {
 
     /// Loads the floor, or the manifest that may become it, and replays the log from there to the newest state.
     async fn replay(&mut self, objects: &dyn ObjectStore) -> Result<()> {
-        let manifests = &self.view.listing.manifests;
-        let floor = choose_floor(&self.view.state, &self.view.listing, self.retention, self.now);
-        let next = manifests.keys().rev().nth(1).copied();
-        let Some((base, info)) = floor.or(next).and_then(|base| Some((base, manifests.get(&base)?))) else {
-            return Ok(());
-        };
-        let mut state = match load_manifest(objects, &self.view.state, base, info).await {
-            Ok((state, _)) => state,
-            Err(error) => return self.is_damage(error),
-        };
+        let listing = &self.view.listing;
+        let mut bases: Vec<Seq> = floors(&self.view.state, listing, self.retention, self.now).collect();
+        let is_floor = !bases.is_empty();
+        if !is_floor {
+            bases.extend(listing.manifests.keys().rev().skip(1));
+        }
+        let Some(mut state) = self.load_base(objects, bases).await? else { return Ok(()) };
+        let base = state.seq();
+        let manifests = self.view.listing.manifests.keys().rev().skip(1);
+        let next = manifests.copied().find(|seq| !self.is_doubtful(*seq));
         self.known.learn_state(&state);
         let at_base = state.clone();
         let keys = self.view.keys.clone();
@@ -237,8 +237,51 @@ impl Survey {
             let error = FormatError::Malformed { what: "manifest", why };
             return self.is_damage(Error::damaged(keys.manifest(base)?, error));
         }
-        self.floor = (floor == Some(base)).then_some(at_base);
+        self.floor = is_floor.then_some(at_base);
         Ok(())
+    }
+
+    /// Loads the first of the manifests `bases` that reads. Those before it are left alone, and named; where none reads
+    /// they are damage.
+    async fn load_base(
+        &mut self,
+        objects: &dyn ObjectStore,
+        bases: Vec<Seq>,
+    ) -> Result<Option<TimelineState>> {
+        let mut unreadable = Vec::new();
+        for base in bases {
+            let Some(info) = self.view.listing.manifests.get(&base) else { continue };
+            // Below one that does not read there may be one that was brought when the log behind it had been collected.
+            if !unreadable.is_empty() && self.came_late(base) {
+                continue;
+            }
+            match load_manifest(objects, &self.view.state, base, info).await {
+                Ok((state, _)) => {
+                    self.doubtful = unreadable;
+                    return Ok(Some(state));
+                }
+                Err(error) => {
+                    let (object, problem) = (info.key.to_string(), damage(error)?);
+                    unreadable.push(Finding::new(object, problem));
+                }
+            }
+        }
+        self.damage.extend(unreadable);
+        Ok(None)
+    }
+
+    /// Whether a manifest was brought when the log behind it had been collected.
+    fn came_late(&self, manifest: Seq) -> bool {
+        let listing = &self.view.listing;
+        let newest = listing.manifests.keys().next_back().copied().unwrap_or_default();
+        listing.oldest_in_time().is_some_and(|oldest| manifest < oldest)
+            && listing.first_gap(manifest, newest).is_some()
+    }
+
+    /// Whether a manifest has been found not to read.
+    fn is_doubtful(&self, manifest: Seq) -> bool {
+        let info = self.view.listing.manifests.get(&manifest);
+        info.is_some_and(|info| self.doubtful.iter().any(|finding| finding.object == info.key.as_str()))
     }
 
     /// Looks at the records that would be deleted unless they are claims.
@@ -262,7 +305,7 @@ impl Survey {
                 Err(Error::Storage(error)) if error.is_not_found() => {}
                 Err(error) => {
                     let problem = damage(error)?;
-                    self.doubtful.push(Finding { object: key.to_string(), problem, layers: Vec::new() });
+                    self.doubtful.push(Finding::new(key, problem));
                 }
             }
         }
@@ -290,7 +333,7 @@ impl Survey {
             _ => String::new(),
         };
         let problem = damage(error)?;
-        self.damage.push(Finding { object, problem, layers: Vec::new() });
+        self.damage.push(Finding::new(object, problem));
         Ok(())
     }
 

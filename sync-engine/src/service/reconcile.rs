@@ -10,7 +10,7 @@ use layer_archive::{LayerEntry, LayerName};
 use super::Change;
 use crate::backup::plan_backup_with;
 use crate::{
-    Conflict, FailedLayer, HashCache, LocalTimeline, MetadataConflict, Mirror, Progress, Result,
+    Conflict, FailedLayer, HashCache, LocalLayer, LocalTimeline, MetadataConflict, Mirror, Progress, Result,
     TimelineState,
 };
 
@@ -39,8 +39,12 @@ pub(super) async fn reconcile(
     mut local: LocalTimeline,
     hashes: Option<&Arc<HashCache>>,
 ) -> Result<(Reconciliation, Change)> {
-    // What was evicted since the directory was listed is only in the store now, and nothing that has failed.
-    local.layers.retain(|layer| !state.layers().contains_key(&layer.name) || !is_gone(&layer.path));
+    // What was evicted since the directory was listed is only in the store now, and nothing that has failed. What had
+    // another length was another layer of that name: it is missing in the store.
+    let is_stored = |layer: &LocalLayer| {
+        state.layers().get(&layer.name).is_some_and(|stored| stored.raw.size == layer.raw_size)
+    };
+    local.layers.retain(|layer| !is_stored(layer) || !is_gone(&layer.path));
     let names: BTreeSet<LayerName> =
         local.layers.iter().map(|layer| &layer.name).chain(&local.present).cloned().collect();
     let layers = local.layers.clone();

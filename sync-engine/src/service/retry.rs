@@ -71,6 +71,7 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::HasBranches { .. }
         | Error::AncestorMissing { .. }
         | Error::SourceDamaged { .. }
+        | Error::SiblingDamaged { .. }
         | Error::LayerNotFound { .. }
         | Error::LayerRemoved { .. }
         | Error::NameTaken { .. }

@@ -15,7 +15,7 @@ use super::task::TimelineTask;
 use super::timer::Timer;
 use super::{Core, Event, TimelineName};
 use crate::gc::{GcPolicy, GcReport, KnownRecords, Repacker, Upkeep, store_time};
-use crate::{Error, Result, TimelineWriter};
+use crate::{Error, Finding, Result, TimelineWriter};
 
 /// How the service collects the garbage of the timelines that it looks after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ impl LastGc {
     /// Whether somebody should look: it was broken off, has found damage, or could not delete something.
     pub fn is_troubled(&self) -> bool {
         self.outcome.as_ref().map_or(true, |report| {
-            let damage = [&report.damage, &report.doubtful, &report.repacked.findings];
-            damage.iter().any(|findings| !findings.is_empty()) || !report.collected.failed.is_empty()
+            let is_whole = report.damage.is_empty() && report.repacked.findings.is_empty();
+            !is_whole || !report.collected.failed.is_empty()
         })
     }
 }
@@ -207,9 +207,11 @@ impl TimelineTask {
         let outcome = match ended {
             Ok(upkeep) => {
                 let report = upkeep.report().clone();
-                for finding in report.damage.iter().chain(&report.repacked.findings).chain(&report.doubtful) {
-                    let (object, problem) = (&finding.object, &finding.problem);
+                for Finding { object, problem, .. } in report.damage.iter().chain(&report.repacked.findings) {
                     tracing::error!(%tenant, %timeline, %object, %problem, "gc has found damage");
+                }
+                for Finding { object, problem, .. } in &report.doubtful {
+                    tracing::warn!(%tenant, %timeline, %object, %problem, "gc leaves alone what does not read");
                 }
                 self.housekeeping.next_in = Some(gc.every.max(EVERY_MIN));
                 Ok(Arc::new(report))

@@ -1,11 +1,13 @@
 //! Where anything is damaged nothing is deleted.
 
-use layer_archive::{BundleId, Manifest, Seq};
-use storage_api::{Body, GetRange, Key, ObjectStoreExt, PutMode};
-use sync_engine::TakeOver;
+use std::collections::BTreeSet;
 
-use crate::bench::{Bench, NONE};
-use crate::support::{contents, name, open};
+use layer_archive::{BundleId, BundleWriter, Manifest, Seq};
+use storage_api::{Body, GetRange, Key, ObjectStoreExt, PutMode};
+use sync_engine::{At, Draft, TakeOver, TimelineView, TimelineWriter};
+
+use crate::bench::{Bench, DAY, Layers, NONE, contents as read};
+use crate::support::{contents, name, open, tenant};
 
 /// A timeline with a floor, garbage below it, and records above it.
 async fn timeline() -> Bench {
@@ -35,14 +37,15 @@ async fn replace(bench: &Bench, key: &Key, bytes: Vec<u8>) {
 /// Collects, and checks that nothing was deleted and that `object` is named.
 async fn assert_refused(bench: &Bench, object: &Key) {
     let before: Vec<Key> = bench.objects().await.into_iter().map(|info| info.key).collect();
-    assert!(bench.plan(&NONE).await.is_empty());
+    let plan = bench.plan(&NONE).await;
+    assert!(plan.is_empty(), "{plan:?}");
     let report = bench.gc(&NONE, TakeOver::Yes).await;
     assert!(report.damage.iter().any(|finding| finding.object == object.as_str()), "{report:?}");
     assert_eq!(bench.objects().await.into_iter().map(|info| info.key).collect::<Vec<_>>(), before);
 }
 
 #[tokio::test]
-async fn a_torn_manifest_at_the_floor_or_above_stops_it() {
+async fn a_torn_manifest_at_the_only_floor_or_above_stops_it() {
     for back in [0, 1] {
         let bench = timeline().await;
         let plan = bench.plan(&NONE).await;
@@ -55,6 +58,143 @@ async fn a_torn_manifest_at_the_floor_or_above_stops_it() {
         replace(&bench, &info.key, torn).await;
         assert_refused(&bench, &info.key).await;
     }
+}
+
+async fn put_manifest(bench: &Bench, writer: &TimelineWriter) -> Key {
+    let state = &writer.view().state;
+    let key = writer.view().keys.manifest(state.seq()).unwrap();
+    replace(bench, &key, state.to_manifest().encode().unwrap()).await;
+    key
+}
+
+/// Three manifests, a day apart, each with garbage below it, and a layer that is removed after the second.
+async fn three_days() -> (Bench, [Key; 3]) {
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("writer").await;
+    let mut manifests = Vec::new();
+    for day in 0..3u64 {
+        let [gone, stays, later] = ["gone", "stays", "later"].map(|layer| format!("{layer} {day}"));
+        bench.commit(&mut writer, &[(&gone, &contents(day, 6000))], &[]).await;
+        bench.commit(&mut writer, &[(&stays, &contents(day + 10, 6000))], &[&gone]).await;
+        bench.commit(&mut writer, &[(&later, &contents(day + 20, 6000))], &[]).await;
+        manifests.push(put_manifest(&bench, &writer).await);
+        bench.commit(&mut writer, &[], &[&later]).await;
+        bench.clock.advance(DAY);
+    }
+    writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+    (bench, manifests.try_into().unwrap())
+}
+
+async fn tear(bench: &Bench, key: &Key) {
+    let mut torn = bytes(bench, key).await;
+    let middle = torn.len() / 2;
+    torn[middle] ^= 1;
+    // In its place and with its time.
+    let now = bench.now();
+    let written = bench.objects.head(key).await.unwrap().last_modified;
+    bench.clock.set(written);
+    replace(bench, key, torn).await;
+    bench.clock.set(now);
+}
+
+/// What can be restored of a point in time.
+async fn at(bench: &Bench, seq: Seq) -> Layers {
+    let id = (tenant(), crate::support::timeline());
+    let past = TimelineView::open_at(&bench.store, (&id.0, &id.1), At::Seq(seq), None).await.unwrap();
+    read(&bench.store, &past.state).await
+}
+
+fn keys(doomed: &[sync_engine::gc::Doomed]) -> BTreeSet<Key> {
+    doomed.iter().map(|doomed| doomed.key.clone()).collect()
+}
+
+#[tokio::test]
+async fn an_older_manifest_stands_in_for_a_floor_that_does_not_read() {
+    let (bench, [oldest, floor, _]) = three_days().await;
+    let whole = bench.plan(&NONE).await;
+    assert_eq!(whole.floor, Some(Seq(8)));
+    tear(&bench, &floor).await;
+    let plan = bench.plan(&NONE).await;
+    assert_eq!((plan.floor, &plan.damage[..]), (Some(Seq(4)), &[][..]));
+    let named: Vec<&str> = plan.doubtful.iter().map(|finding| finding.object.as_str()).collect();
+    assert_eq!(named, [floor.as_str()]);
+    // It condemns something, and nothing that the newer one would have spared.
+    let (condemned, before) = (keys(&plan.objects), keys(&whole.objects));
+    assert!(!condemned.is_empty() && condemned.is_subset(&before) && condemned != before);
+    assert!(!keys(&plan.manifests).contains(&oldest));
+    let mut promised = Vec::new();
+    for seq in 4..=open(&bench.store).await.state.seq().0 {
+        promised.push(at(&bench, Seq(seq)).await);
+    }
+    sync_engine::gc::collect(&bench.store, &plan).await.unwrap();
+    for key in condemned {
+        assert!(bench.objects.head(&key).await.unwrap_err().is_not_found());
+    }
+    // Every point from the older floor on is as it was.
+    for (seq, layers) in (4..).zip(promised) {
+        assert_eq!(at(&bench, Seq(seq)).await, layers, "{seq}");
+    }
+    // The next floor lets go of both.
+    let report = bench.gc(&NONE, TakeOver::No).await;
+    assert!(report.checkpoint && report.floor > Some(Seq(12)), "{report:?}");
+    for gone in [&oldest, &floor] {
+        assert!(bench.objects.head(gone).await.unwrap_err().is_not_found());
+    }
+    assert_eq!(bench.gc(&NONE, TakeOver::No).await.doubtful, []);
+    assert_eq!(read(&bench.store, &open(&bench.store).await.state).await, bench.layers);
+}
+
+#[tokio::test]
+async fn a_manifest_that_does_not_read_is_no_floor_to_wait_for() {
+    // What the torn one would condemn, and nobody else, is worth another manifest.
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("writer").await;
+    bench.commit(&mut writer, &[("a", b"a")], &[]).await;
+    put_manifest(&bench, &writer).await;
+    bench.commit(&mut writer, &[("gone", &contents(1, 9000))], &[]).await;
+    bench.commit(&mut writer, &[], &["gone"]).await;
+    let floor = put_manifest(&bench, &writer).await;
+    bench.commit(&mut writer, &[("b", b"b")], &[]).await;
+    put_manifest(&bench, &writer).await;
+    writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+    tear(&bench, &floor).await;
+    assert!(bench.gc(&NONE, TakeOver::No).await.checkpoint);
+    assert!(bench.stored_bytes().await < 4000);
+    assert_eq!(bench.plan(&NONE).await.doubtful, []);
+}
+
+#[tokio::test]
+async fn where_no_manifest_can_stand_in_for_the_floor_it_is_damage() {
+    // All of them torn.
+    let (bench, [oldest, floor, _]) = three_days().await;
+    tear(&bench, &floor).await;
+    tear(&bench, &oldest).await;
+    assert_refused(&bench, &floor).await;
+    assert_refused(&bench, &oldest).await;
+    // The older one lies.
+    let (bench, [oldest, floor, _]) = three_days().await;
+    tear(&bench, &floor).await;
+    let mut lie = Manifest::decode(&bytes(&bench, &oldest).await).unwrap();
+    let lost = lie.layers.remove(1);
+    assert_eq!(lost.name, name("stays 0"));
+    lie.bundles.retain(|bundle| bundle.id != lost.place.bundle);
+    replace(&bench, &oldest, lie.encode().unwrap()).await;
+    assert_refused(&bench, &oldest).await;
+    // The older one was brought when the log behind it had been collected.
+    let (bench, [oldest, floor, _]) = three_days().await;
+    let late = bytes(&bench, &oldest).await;
+    let report = bench.plan(&NONE).await;
+    sync_engine::gc::collect(&bench.store, &report).await.unwrap();
+    replace(&bench, &oldest, late).await;
+    tear(&bench, &floor).await;
+    assert_refused(&bench, &floor).await;
+    // A record between the two is lost, and the older one was there before.
+    let (bench, [_, floor, _]) = three_days().await;
+    tear(&bench, &floor).await;
+    let lost = open(&bench.store).await.keys.record(Seq(6)).unwrap();
+    bench.delete(lost.clone()).await;
+    let refused = bench.gc_of(&bench.store, &NONE, TakeOver::Yes).await.unwrap_err();
+    assert!(refused.to_string().contains(lost.as_str()), "{refused}");
 }
 
 #[tokio::test]

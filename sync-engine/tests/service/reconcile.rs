@@ -62,6 +62,32 @@ fn what_the_store_lacks_is_uploaded_what_the_disk_lacks_is_registered_and_confli
 }
 
 #[test]
+fn a_file_that_has_gone_was_evicted_if_it_had_the_length_of_the_layer_in_the_store() {
+    check_seeds(0..1, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("before").await;
+        let handle = process.attach();
+        let (evicted, taken) = (bench.layer("evicted", b"evicted"), bench.layer("taken", b"old"));
+        handle.hand_over(Change { layers: vec![evicted.clone(), taken], ..Change::default() }).unwrap();
+        assert!(handle.detach(MINUTE).await.is_complete());
+        // Its name was taken again, and neither the removal nor the new layer came to the store.
+        let taken = bench.layer("taken", b"another");
+        let local = bench.local(&[&evicted, &taken], 2);
+        [&evicted, &taken].into_iter().for_each(|layer| std::fs::remove_file(&layer.path).unwrap());
+        let process = bench.process("after").await;
+        let handle = process.attach_with(Some(local));
+        let reconciliation = handle.opened().await.unwrap().unwrap();
+        let remote_only: Vec<_> =
+            reconciliation.remote_only.iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(remote_only, ["evicted"]);
+        bench.clock().sleep(MINUTE).await;
+        let failed: Vec<_> = handle.status().failed.iter().map(|failed| failed.name.clone()).collect();
+        assert_eq!(failed, [name("taken")]);
+        assert_eq!(bench.view().await.state.metadata(), None, "the metadata may need the layer that is lost");
+    });
+}
+
+#[test]
 fn where_nothing_is_new_nothing_is_claimed_and_nothing_written() {
     check_seeds(0..1, async |simulation| {
         let bench = Bench::new(&simulation);

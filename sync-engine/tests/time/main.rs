@@ -7,6 +7,8 @@
 mod bench;
 mod copy;
 mod delete;
+mod family;
+mod past;
 mod points;
 mod rebuild;
 mod repair;

@@ -17,7 +17,7 @@ use crate::{lived, went_on};
 
 /// What happens to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Damage {
+pub(crate) enum Damage {
     Deleted,
     Emptied,
     CutBy(usize),
@@ -35,7 +35,7 @@ const KINDS: [Damage; 7] = [
     Damage::FlippedAt(99),
 ];
 
-async fn damage(bench: &Bench, key: &Key, kind: Damage) {
+pub(crate) async fn damage(bench: &Bench, key: &Key, kind: Damage) {
     let (_, bytes) = bench.objects.get_bytes(key, GetRange::Full, 1 << 20).await.unwrap();
     let mut bytes = bytes.to_vec();
     match kind {
@@ -47,11 +47,15 @@ async fn damage(bench: &Bench, key: &Key, kind: Damage) {
             bytes[at] ^= 0x10;
         }
     }
+    // In its place and with its time.
+    let now = bench.now();
+    bench.clock.set(bench.objects.head(key).await.unwrap().last_modified);
     bench.objects.put(key, Body::new(bytes), PutMode::Overwrite).await.unwrap();
+    bench.clock.set(now);
 }
 
 /// Files of these layers, and where they are.
-fn local(layers: &Layers) -> (TempDir, BTreeMap<LayerName, PathBuf>) {
+pub(crate) fn local(layers: &Layers) -> (TempDir, BTreeMap<LayerName, PathBuf>) {
     let dir = TempDir::new().unwrap();
     let work = WorkDir { dir, metadata: None };
     layers.iter().for_each(|(layer, bytes)| work.put(layer, bytes));
@@ -60,7 +64,7 @@ fn local(layers: &Layers) -> (TempDir, BTreeMap<LayerName, PathBuf>) {
     (dir, files)
 }
 
-async fn repair(
+pub(crate) async fn repair(
     bench: &Bench,
     files: &BTreeMap<LayerName, PathBuf>,
     take_over: TakeOver,
@@ -79,7 +83,7 @@ async fn found(bench: &Bench) -> Vec<String> {
     match TimelineView::open(&bench.store, &tenant(), &timeline(), None).await {
         Ok(view) => {
             let report = verify_timeline(&bench.store, &view, VerifyDepth::Deep).await.unwrap();
-            report.findings.into_iter().map(|finding| finding.object).collect()
+            report.findings.into_iter().chain(report.unneeded).map(|finding| finding.object).collect()
         }
         Err(Error::Gap { key, .. }) => vec![key],
         Err(Error::Damaged { object, .. }) => vec![object],

@@ -14,26 +14,55 @@ pub(crate) struct DamageJson {
     object: String,
     problem: String,
     layers: Vec<String>,
+    points: Option<LostPoints>,
+}
+
+/// The points in time that it costs: those after the records `oldest` to `newest`.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct LostPoints {
+    oldest: u64,
+    newest: u64,
 }
 
 impl From<&Finding> for DamageJson {
     fn from(finding: &Finding) -> Self {
-        let Finding { object, problem, layers } = finding;
+        let Finding { object, problem, layers, points } = finding;
         let layers = layers.iter().map(LayerName::to_string).collect();
-        Self { object: object.clone(), problem: problem.clone(), layers }
+        let points = points.map(|points| LostPoints { oldest: points.oldest.0, newest: points.newest.0 });
+        Self { object: object.clone(), problem: problem.clone(), layers, points }
     }
 }
 
 impl DamageJson {
-    /// What is wrong and which layers it costs, in one line.
+    pub(crate) fn object(&self) -> &str {
+        &self.object
+    }
+
+    /// What is wrong and what it costs, in one line.
     pub(crate) fn line(&self) -> String {
-        let Self { object, problem, layers } = self;
-        let cost = match &**layers {
+        let Self { object, problem, layers, points } = self;
+        let layers = match &**layers {
             [] => String::new(),
             [layer] => format!(" (costs layer {layer})"),
             layers => format!(" (costs {} layers: {})", layers.len(), names_line(layers)),
         };
-        format!("{object}: {problem}{cost}")
+        let points = points.map(LostPoints::line).unwrap_or_default();
+        format!("{object}: {problem}{layers}{points}")
+    }
+}
+
+impl LostPoints {
+    fn line(self) -> String {
+        let Self { oldest, newest } = self;
+        let records = if oldest == newest {
+            format!("record {oldest}")
+        } else {
+            format!("records {oldest} to {newest}")
+        };
+        format!(
+            " (costs the points in time as of {records}: go back to another one with --at; it goes with `layerpack gc` \
+             after retention)"
+        )
     }
 }
 

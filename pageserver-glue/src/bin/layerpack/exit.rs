@@ -175,6 +175,7 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         EngineError::MarkerDamaged { .. }
         | EngineError::Damaged { .. }
         | EngineError::SourceDamaged { .. }
+        | EngineError::SiblingDamaged { .. }
         | EngineError::Gap { .. }
         | EngineError::AncestorCycle { .. } => Exit::Damaged,
         EngineError::Ancestor { source, .. } => exit_of(source),

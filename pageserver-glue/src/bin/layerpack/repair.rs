@@ -38,6 +38,8 @@ pub(crate) struct RepairJson {
     lost: Vec<FailedJson>,
     missing_records: Vec<u64>,
     dropped: Vec<String>,
+    /// Ancestors that were told of their branch again.
+    told: Vec<String>,
 }
 
 /// The regular files of a timeline's directory, where there is one.
@@ -145,15 +147,21 @@ pub(crate) fn report(
         lost: report.lost.iter().map(|lost| failed_json(id, lost)).collect(),
         missing_records: report.missing.iter().map(|seq| seq.0).collect(),
         dropped: report.dropped.iter().map(LayerName::to_string).collect(),
+        told: report.told.iter().map(TimelineId::to_string).collect(),
     }
 }
 
 impl RepairJson {
     pub(crate) fn line(&self) -> String {
+        let told: String = self
+            .told
+            .iter()
+            .map(|ancestor| format!("  repair: {ancestor} knows its branch again\n"))
+            .collect();
         if !self.wrote {
-            return "  repair: nothing to write\n".into();
+            return if told.is_empty() { "  repair: nothing to write\n".into() } else { told };
         }
         let (mended, lost) = (counted(self.mended.len(), "layer"), self.lost.len());
-        format!("  repair: {mended} stored anew, {lost} lost; as of record {}\n", self.seq)
+        format!("{told}  repair: {mended} stored anew, {lost} lost; as of record {}\n", self.seq)
     }
 }

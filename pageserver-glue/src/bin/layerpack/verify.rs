@@ -11,7 +11,7 @@ use sync_engine::{
 use crate::args::Verify;
 use crate::damage::DamageJson;
 use crate::exit::{Exit, Failure};
-use crate::output::{Outcome, counted, explain_failure, human_bytes};
+use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line};
 use crate::repair::{self, RepairJson, WorkdirJson};
 use crate::session::Session;
 
@@ -25,6 +25,8 @@ struct VerifyJson {
     checked_bytes: u64,
     without_checksum: usize,
     abandoned_uploads: usize,
+    /// Objects that do not read and that no point in time needs.
+    unneeded: usize,
     timelines: Vec<TimelineJson>,
     findings: Vec<FindingJson>,
 }
@@ -41,6 +43,9 @@ struct TimelineJson {
     without_checksum: usize,
     abandoned_uploads: usize,
     findings: usize,
+    /// Of the findings, those that cost older points in time and nothing else.
+    findings_of_the_past: usize,
+    unneeded: Vec<DamageJson>,
     deleted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     workdir: Option<WorkdirJson>,
@@ -122,6 +127,8 @@ impl VerifyJson {
             without_checksum: 0,
             abandoned_uploads: 0,
             findings: 0,
+            findings_of_the_past: 0,
+            unneeded: Vec::new(),
             deleted: false,
             workdir: None,
             repair: None,
@@ -149,6 +156,7 @@ impl VerifyJson {
             without_checksum,
             abandoned_uploads,
             findings,
+            unneeded,
         } = report;
         self.layers += layers;
         self.bundles += bundles;
@@ -156,12 +164,14 @@ impl VerifyJson {
         self.checked_bytes += checked_bytes;
         self.without_checksum += without_checksum;
         self.abandoned_uploads += abandoned_uploads;
+        self.unneeded += unneeded.len();
         let finding = |finding: &Finding| FindingJson {
             tenant: tenant.to_string(),
             timeline: timeline.to_string(),
             damage: finding.into(),
         };
         self.findings.extend(findings.iter().map(finding));
+        let findings_of_the_past = findings.iter().filter(|finding| finding.is_of_the_past()).count();
         let findings = findings.len();
         self.timelines.push(TimelineJson {
             layers,
@@ -171,6 +181,8 @@ impl VerifyJson {
             without_checksum,
             abandoned_uploads,
             findings,
+            findings_of_the_past,
+            unneeded: unneeded.iter().map(DamageJson::from).collect(),
             ..timeline_json
         });
         Ok(())
@@ -189,18 +201,20 @@ fn unreadable(error: Error) -> Result<VerifyReport, Failure> {
     if failure.exit() != Exit::Damaged {
         return Err(failure);
     }
-    let finding = Finding { object, problem: explain_failure(&failure), layers: Vec::new() };
+    let finding = Finding::new(object, explain_failure(&failure));
     Ok(VerifyReport { findings: vec![finding], ..VerifyReport::default() })
 }
 
 fn text(json: &VerifyJson, session: &Session) -> String {
     let mut text = String::new();
     for timeline_json in &json.timelines {
-        let TimelineJson { tenant, timeline, layers, bundles, manifests, findings, deleted, .. } =
-            timeline_json;
+        let TimelineJson {
+            tenant, timeline, layers, bundles, manifests, findings, deleted, unneeded, ..
+        } = timeline_json;
         let verdict = match (findings, deleted) {
             (0, true) => "deleted",
             (0, false) => "fine",
+            _ if *findings == timeline_json.findings_of_the_past => "older points in time DAMAGED",
             _ => "DAMAGED",
         };
         // Writing to a String does not fail.
@@ -211,6 +225,12 @@ fn text(json: &VerifyJson, session: &Session) -> String {
             counted(*bundles, "bundle"),
             counted(*manifests, "manifest")
         );
+        if !unneeded.is_empty() {
+            let keys: Vec<String> = unneeded.iter().map(|note| note.object().to_owned()).collect();
+            let objects = counted(keys.len(), "damaged object");
+            let _ =
+                writeln!(text, "  {objects} that no point in time needs, left alone: {}", names_line(&keys));
+        }
         if let Some(repaired) = &timeline_json.repair {
             text.push_str(&repaired.line());
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sync_engine::gc::{Checkpoint, GcPlan, GcReport, Points, Space, Why};
 
 use super::Done;
+use crate::damage::DamageJson;
 use crate::exit::Exit;
 use crate::layers::BranchJson;
 use crate::output::{Outcome, counted, explain_failure, human_bytes, printable};
@@ -119,7 +120,10 @@ pub(super) fn report(
         match result {
             Ok((plan, report)) => {
                 damage.extend(&plan.damage);
-                damage.extend(&plan.doubtful);
+                outcome.warnings.extend(plan.doubtful.iter().map(|finding| {
+                    let line = DamageJson::from(finding).line();
+                    format!("left alone, which does no harm: {line}")
+                }));
                 if let Some(report) = report {
                     damage.extend(report.damage.iter().filter(|finding| !plan.damage.contains(finding)));
                     damage.extend(&report.repacked.findings);
