@@ -23,7 +23,7 @@ use storage_api::{Metered, ObjectStore};
 use sync_engine::service::{
     Attach, AttachError, CreateStore, DetachReport, ServiceOptions, TimelineName, UploadService,
 };
-use sync_engine::{HashCache, LocalTimeline, ReadOptions, ReadPool};
+use sync_engine::{Deletion, Error as EngineError, HashCache, LocalTimeline, ReadOptions, ReadPool};
 use tokio::runtime::Runtime;
 
 pub use self::metrics::{ServiceMetrics, TimelineMetrics};
@@ -155,6 +155,17 @@ impl Service {
         deadline: Duration,
     ) -> Option<DetachReport> {
         self.runtime.block_on(self.uploads.detach(tenant, timeline, deadline))
+    }
+
+    /// Detaches a timeline and deletes it from the store, for ever: its id is never used again. Its files are the caller's.
+    /// Blocks, for some `deadline`s at most. One that has branches is refused, as one is that another writer holds.
+    pub fn delete(
+        &self,
+        tenant: &TenantId,
+        timeline: &TimelineId,
+        deadline: Duration,
+    ) -> Result<Deletion, EngineError> {
+        self.runtime.block_on(self.uploads.delete(tenant, timeline, deadline))
     }
 
     /// Detaches all timelines at the same time and ends the service. Blocks, for `deadline` at most.

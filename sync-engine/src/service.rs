@@ -10,6 +10,7 @@
 //! tried again every few minutes, and can be seen in the [status](TimelineHandle::status). Only another writer's claim
 //! stops a timeline for good.
 
+mod delete;
 mod event;
 mod facts;
 mod handle;

@@ -1,11 +1,11 @@
 //! Branches in the service: who tells whose ancestor, and removals that a branch forbids.
 
-use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Removed, TimelineId};
+use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Removed, Seq, TimelineId};
 use storage_api::simulated::check_seeds;
-use sync_engine::service::{Attach, Change};
-use sync_engine::{Draft, TimelineView, TimelineWriter};
+use sync_engine::service::{Attach, Change, Phase, Stopped};
+use sync_engine::{At, Draft, Error, TimelineView, TimelineWriter};
 
-use crate::support::{Bench, SECOND, contents, name, tenant, timeline};
+use crate::support::{Bench, MINUTE, SECOND, contents, name, tenant, timeline};
 
 fn branch() -> TimelineId {
     "0000000000000000000000000000000c".parse().unwrap()
@@ -86,5 +86,38 @@ fn a_removal_that_a_branch_forbids_is_left_out_and_holds_nothing_up() {
         let change = Change { removed: removed(RemovalReason::Compacted), ..Change::default() };
         main.wait(main.hand_over(change).unwrap()).await.unwrap();
         assert_eq!(bench.stored().await, ["second"]);
+    });
+}
+
+#[test]
+fn a_branch_is_deleted_by_its_service_and_its_ancestor_says_so_itself() {
+    check_seeds(0..3, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("pageserver").await;
+        let main = process.attach_open(&bench).await;
+        let handle = process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
+        let change = Change { ancestor: ancestor(), ..bench.checkpoint(&["own"], 60) };
+        handle.wait(handle.hand_over(change).unwrap()).await.unwrap();
+        // Not while there is a branch: nothing is done, and the timeline goes on.
+        let refused = process.service.delete(&tenant(), &timeline(), MINUTE).await.unwrap_err();
+        assert!(matches!(refused, Error::HasBranches { .. }), "{refused}");
+        main.wait(main.hand_over(bench.checkpoint(&["more"], 70)).unwrap()).await.unwrap();
+        // What was handed over last is a state that can be restored as long as retention lasts.
+        handle.hand_over(bench.checkpoint(&["last"], 80)).unwrap();
+        let deletion = process.service.delete(&tenant(), &branch(), MINUTE).await.unwrap();
+        assert_eq!(deletion.branch_point_left, None);
+        assert!(matches!(handle.status().phase, Phase::Detached));
+        assert_eq!((points(&bench).await, main.branch_points()), (vec![], vec![]));
+        let (store, id) = (bench.store().await, (tenant(), branch()));
+        let view = TimelineView::open(&store, &id.0, &id.1, None).await.unwrap();
+        assert!(view.state.is_deleted());
+        let before = At::Seq(Seq(deletion.seq.0 - 2));
+        let past = TimelineView::open_at(&store, (&id.0, &id.1), before, None).await.unwrap();
+        assert!(past.state.layers().contains_key(&name("last")));
+        // Its ancestor was not fenced, and can be deleted now; the id stays taken.
+        main.wait(main.hand_over(bench.checkpoint(&["goes on"], 90)).unwrap()).await.unwrap();
+        process.service.delete(&tenant(), &timeline(), MINUTE).await.unwrap();
+        let again = process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
+        assert!(matches!(again.opened().await, Err(Stopped::Stopped(_))));
     });
 }
