@@ -2,12 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ancestry;
 #[expect(dead_code, reason = "shared with the collector's tests, which use the rest")]
 #[path = "../gc/bench.rs"]
 mod bench;
 mod copy;
 mod delete;
-mod family;
 mod past;
 mod points;
 mod rebuild;
