@@ -16,7 +16,7 @@ use storage_api::{Body, Crc32c, Key, PutMode};
 use crate::object::{read_index, read_range, twice};
 use crate::payload::PayloadUpload;
 use crate::{
-    Draft, Error, PackOptions, Progress, Result, Store, TakeOver, TimelineState, TimelineView,
+    At, Draft, Error, PackOptions, Progress, Result, Store, TakeOver, TimelineState, TimelineView,
     TimelineWriter, WriterOptions,
 };
 
@@ -77,6 +77,7 @@ pub async fn copy_timeline(
     options: CopyOptions,
 ) -> Result<CopyReport> {
     let state = &from.state;
+    refuse_empty(from)?;
     refuse_damaged(from)?;
     let CopyTarget { store, tenant, timeline } = target;
     let there = TimelineView::open(store, tenant, timeline, None).await?;
@@ -117,6 +118,20 @@ pub async fn copy_timeline(
     Ok(report)
 }
 
+/// Refuses a source to which nothing was committed, or not by then: a copy of it would pass for a timeline.
+fn refuse_empty(from: &TimelineView) -> Result<()> {
+    let state = &from.state;
+    if !state.nothing_committed() {
+        return Ok(());
+    }
+    let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
+    if from.is_newest() {
+        return Err(Error::NothingCommitted { tenant, timeline });
+    }
+    let (at, points) = (At::Seq(state.seq()).to_string(), "nothing committed by then".into());
+    Err(Error::PointNotFound { tenant, timeline, at, points })
+}
+
 fn refuse_damaged(from: &TimelineView) -> Result<()> {
     let Some(lost) = from.damage.iter().find(|finding| !finding.layers.is_empty()) else { return Ok(()) };
     Err(Error::SourceDamaged {
@@ -134,11 +149,7 @@ fn refuse_existing(there: &TimelineView, take_over: TakeOver) -> Result<()> {
     if state.is_deleted() {
         return Err(Error::TimelineDeleted { tenant, timeline });
     }
-    let is_empty = state.layers().is_empty()
-        && state.metadata().is_none()
-        && state.ancestor().is_none()
-        && state.branch_points().next().is_none();
-    if !is_empty {
+    if state.seq() > Seq(0) && !state.nothing_committed() {
         return Err(Error::TimelineExists { tenant, timeline });
     }
     take_over.require(there)

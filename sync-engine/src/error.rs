@@ -120,6 +120,16 @@ pub enum Error {
         /// The timeline.
         timeline: TimelineId,
     },
+    /// There are records of the timeline, and nothing was committed with them.
+    #[error(
+        "nothing was committed to timeline {tenant}/{timeline} yet: its backup or copy was not finished, run that again, or delete the timeline"
+    )]
+    NothingCommitted {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
     /// An ancestor of the timeline is not there, or cannot be read.
     #[error("{ancestor}, the ancestor of {tenant}/{timeline}, cannot be used")]
     Ancestor {

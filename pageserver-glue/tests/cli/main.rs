@@ -30,3 +30,4 @@ mod stock_tools;
 mod stored;
 mod support;
 mod time;
+mod unfinished;

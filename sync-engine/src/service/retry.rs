@@ -80,7 +80,8 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::LayerChanged { .. }
         | Error::Unpackable { .. }
         | Error::MirrorTooMuch { .. }
-        | Error::UnfinishedRestore { .. } => Remedy::Person,
+        | Error::UnfinishedRestore { .. }
+        | Error::NothingCommitted { .. } => Remedy::Person,
     }
 }
 

@@ -16,6 +16,7 @@ mod spy;
 #[expect(dead_code, reason = "shared with the engine's tests, which use the rest")]
 #[path = "../engine/support/mod.rs"]
 mod support;
+mod uncommitted;
 
 use std::sync::Arc;
 

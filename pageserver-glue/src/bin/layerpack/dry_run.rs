@@ -152,6 +152,11 @@ impl<'a> DryRun<'a> {
         self.outcome.exit = self.outcome.exit.or_worse(failure.exit());
     }
 
+    /// A timeline that a restore of everything leaves out.
+    pub(crate) fn leave_out(&mut self, why: &Error) {
+        self.outcome.warnings.push(why.to_string());
+    }
+
     /// Plans the restore of a timeline. Without a work directory everything is missing.
     pub(crate) async fn restore(
         &mut self,

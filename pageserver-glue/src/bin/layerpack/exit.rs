@@ -180,6 +180,7 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         EngineError::Ancestor { source, .. } => exit_of(source),
         EngineError::TimelineNotFound { .. }
         | EngineError::TimelineDeleted { .. }
+        | EngineError::NothingCommitted { .. }
         | EngineError::PointNotFound { .. }
         | EngineError::AncestorMissing { .. }
         | EngineError::LayerNotFound { .. }

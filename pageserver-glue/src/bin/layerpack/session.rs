@@ -172,7 +172,7 @@ impl Session {
         }
     }
 
-    /// The one timeline of the store that `which` names.
+    /// The one timeline of the store that `which` names, to which something was committed.
     pub(crate) async fn open_timeline(
         &self,
         argument: &RemoteArg,
@@ -181,7 +181,7 @@ impl Session {
         let store = self.open(argument).await?;
         let OneTimeline { tenant, timeline } = which;
         let view = sync_engine::TimelineView::open_existing(&store, tenant, timeline, None).await?;
-        Ok((store, view))
+        Ok((store, view.require_commits()?))
     }
 
     /// How layers are packed.

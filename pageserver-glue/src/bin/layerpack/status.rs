@@ -49,6 +49,8 @@ struct TimelineJson {
     epoch: u64,
     released: bool,
     deleted: bool,
+    /// Whether its records are claims and releases alone: an unfinished backup or copy.
+    nothing_committed: bool,
     writer: WriterJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     local: Option<LocalJson>,
@@ -213,6 +215,7 @@ async fn read_timeline(
         epoch: state.epoch().0,
         released: state.is_released(),
         deleted: state.is_deleted(),
+        nothing_committed: state.nothing_committed(),
         writer: WriterJson {
             program: writer.program.clone(),
             pid: writer.pid,
@@ -327,6 +330,7 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
         (_, true) => "released",
         _ => "held by its writer",
     };
+    let committed = if timeline.nothing_committed { ", nothing committed" } else { "" };
     let (raw, stored) = (human_bytes(*raw_bytes), human_bytes(*stored_bytes));
     let live = timeline.live_ratio * 100.0;
     let manifest = timeline.manifest_seq.map_or("none".into(), |seq| format!("of record {seq}"));
@@ -336,7 +340,7 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
     let _ = writeln!(text, "  layers    {layers}, {raw} raw");
     let _ = writeln!(text, "  stored    {stored} in {objects} objects, {live:.0} % of the bundles live");
     write_space(text, timeline);
-    let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}", timeline.seq);
+    let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}{committed}", timeline.seq);
     if let Some(lsn) = &timeline.disk_consistent_lsn {
         let _ = writeln!(text, "  durable   up to LSN {lsn}, by its metadata");
     }
