@@ -3,16 +3,19 @@
 //! Bundles go as they are: inside a store the store copies them, between stores they stream through. One record of the
 //! new timeline then names all of them; what was copied and is named by no record is nothing.
 
+mod ancestors;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_archive::{
-    Ancestor, BranchPoint, BundleEntry, BundleId, BundleWriter, LayerEntry, PayloadId, PayloadRef, Place,
-    Seq, TenantId, TimelineId,
+    BundleEntry, BundleId, BundleWriter, LayerEntry, PayloadId, PayloadRef, Place, Seq, TenantId, TimelineId,
 };
 use storage_api::{Body, Crc32c, Key, PutMode};
 
+pub(crate) use self::ancestors::AsOf;
+use self::ancestors::begin_branch;
 use crate::object::{read_index, read_range, twice};
 use crate::payload::PayloadUpload;
 use crate::{
@@ -34,6 +37,9 @@ pub struct CopyOptions {
     pub pack: PackOptions,
     /// Whether an unfinished copy, or an ancestor, that somebody holds is written to.
     pub take_over: TakeOver,
+    /// The point at which the source was opened: what a branch needs of its ancestors is what they had by then, or what
+    /// they have now.
+    pub at: At,
     /// How far it has come.
     pub progress: Arc<Progress>,
 }
@@ -68,11 +74,24 @@ pub struct CopyTarget<'a> {
 
 /// Copies the state that `from` shows, its newest or an older one.
 ///
-/// A branch is copied to where its ancestor is, under the same id and at least as far: its branch point is written there
-/// first. Branches of the source stay its own. Where a bundle is collected meanwhile the error says so: nothing was made.
+/// A branch is copied to where its ancestor is, under the same id, at least as far, and with every layer that the branch
+/// needs: its branch point is written there first. Branches of the source stay its own. Where a bundle is collected
+/// meanwhile the error says so: nothing was made.
 pub async fn copy_timeline(
     source: &Store,
     from: &TimelineView,
+    target: CopyTarget<'_>,
+    options: CopyOptions,
+) -> Result<CopyReport> {
+    let as_of = AsOf::from(options.at);
+    copy_as_of(source, from, &as_of, target, options).await
+}
+
+/// [`copy_timeline`], of which the ancestors are looked at as of these points.
+async fn copy_as_of(
+    source: &Store,
+    from: &TimelineView,
+    as_of: &AsOf,
     target: CopyTarget<'_>,
     options: CopyOptions,
 ) -> Result<CopyReport> {
@@ -82,10 +101,7 @@ pub async fn copy_timeline(
     let CopyTarget { store, tenant, timeline } = target;
     let there = TimelineView::open(store, tenant, timeline, None).await?;
     refuse_existing(&there, options.take_over)?;
-    if let Some(ancestor) = state.ancestor() {
-        let branch = BranchPoint { tenant: tenant.clone(), timeline: timeline.clone(), lsn: ancestor.lsn };
-        add_branch_point(store, branch, ancestor, &options).await?;
-    }
+    begin_branch(source, state, as_of, target, &options).await?;
     let mut writer = TimelineWriter::claim(store, there, options.writer.clone()).await?;
     // Somebody may have written between the look and the claim.
     if let Err(error) = refuse_existing(writer.view(), TakeOver::Yes) {
@@ -153,33 +169,6 @@ fn refuse_existing(there: &TimelineView, take_over: TakeOver) -> Result<()> {
         return Err(Error::TimelineExists { tenant, timeline });
     }
     take_over.require(there)
-}
-
-/// Says in the ancestor, before the branch's first record, that there is a branch.
-async fn add_branch_point(
-    store: &Store,
-    branch: BranchPoint,
-    ancestor: &Ancestor,
-    options: &CopyOptions,
-) -> Result<()> {
-    let view = TimelineView::open(store, &branch.tenant, &ancestor.timeline, None).await?;
-    let reaches = view.state.disk_consistent_lsn().is_none_or(|lsn| lsn >= ancestor.lsn);
-    if view.state.seq() == Seq(0) || view.state.is_deleted() || !reaches {
-        let (url, ancestor) = (store.url().to_owned(), ancestor.clone());
-        let BranchPoint { tenant, timeline, lsn: _ } = branch;
-        return Err(Error::AncestorMissing { url, tenant, timeline, ancestor });
-    }
-    if view.state.branch_points().any(|point| *point == branch) {
-        return Ok(());
-    }
-    options.take_over.require(&view)?;
-    let mut writer = TimelineWriter::claim(store, view, options.writer.clone()).await?;
-    let draft = Draft { branch_points_added: vec![branch], released: true, ..Draft::default() };
-    writer.append(draft, BundleWriter::new()).await?;
-    if let Err(error) = writer.detach().await {
-        tracing::warn!(%error, "no manifest was written: the next writer tries again");
-    }
-    Ok(())
 }
 
 /// Copies every bundle that holds a layer to a payload object of the writer's claim.

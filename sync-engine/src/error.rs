@@ -228,6 +228,24 @@ pub enum Error {
         /// What it needs.
         ancestor: Ancestor,
     },
+    /// A branch was to be copied to where its ancestor does not have what the branch needs of it.
+    #[error(
+        "{ancestor} of tenant {tenant} at {url} lacks {missing} of the layers that its branch {timeline} needs, the first is {layer}: it was compacted or collected without knowing of the branch, or the source was; copy the ancestor again, under a new tenant or to another store, and then the branch"
+    )]
+    AncestorLacks {
+        /// The store.
+        url: String,
+        /// The tenant that is copied to.
+        tenant: TenantId,
+        /// The branch.
+        timeline: TimelineId,
+        /// The ancestor, or an ancestor of that.
+        ancestor: TimelineId,
+        /// The first layer that is missing, or another one under its name.
+        layer: LayerName,
+        /// How many those are.
+        missing: usize,
+    },
     /// Layers of a timeline that was to be copied are lost.
     #[error(
         "{object} is damaged ({problem}) and holds layers of {tenant}/{timeline}: `layerpack verify --repair` first, nothing was copied"

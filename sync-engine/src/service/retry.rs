@@ -70,6 +70,7 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::TimelineExists { .. }
         | Error::HasBranches { .. }
         | Error::AncestorMissing { .. }
+        | Error::AncestorLacks { .. }
         | Error::SourceDamaged { .. }
         | Error::LayerNotFound { .. }
         | Error::LayerRemoved { .. }

@@ -6,7 +6,9 @@
 #[path = "../gc/bench.rs"]
 mod bench;
 mod copy;
+mod copy_branches;
 mod delete;
+mod family;
 mod points;
 mod rebuild;
 mod repair;

@@ -26,7 +26,7 @@ async fn copy(store: &Store, at: At) -> Result<(), Error> {
     let other = "0000000000000000000000000000000d".parse().unwrap();
     let target = CopyTarget { store, tenant: &tenant(), timeline: &other };
     let (writer, pack) = (writer_options("copy"), PackOptions::default());
-    let options = CopyOptions { writer, pack, take_over: TakeOver::No, progress: Default::default() };
+    let options = CopyOptions { writer, pack, take_over: TakeOver::No, at, progress: Default::default() };
     copy_timeline(store, &from, target, options).await.map(drop)
 }
 

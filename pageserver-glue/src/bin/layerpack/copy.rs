@@ -38,13 +38,14 @@ pub(crate) async fn run(session: &Session, arguments: &Copy) -> Result<Outcome, 
         }
     };
     let (tenant, timeline) = &arguments.from;
-    let view =
-        TimelineView::open_at(&source, (tenant, timeline), arguments.at.unwrap_or_default(), None).await?;
+    let at = arguments.at.unwrap_or_default();
+    let view = TimelineView::open_at(&source, (tenant, timeline), at, None).await?;
     let progress = Arc::new(Progress::default());
     let options = CopyOptions {
         writer: session.writer_options(),
         pack: session.pack_options()?,
         take_over: arguments.take_over.into(),
+        at,
         progress: Arc::clone(&progress),
     };
     let (to_tenant, to_timeline) = &arguments.to;

@@ -183,6 +183,7 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::NothingCommitted { .. }
         | EngineError::PointNotFound { .. }
         | EngineError::AncestorMissing { .. }
+        | EngineError::AncestorLacks { .. }
         | EngineError::LayerNotFound { .. }
         | EngineError::LayerRemoved { .. } => Exit::NotFound,
         EngineError::Fenced { .. } | EngineError::Held { .. } | EngineError::StaleGeneration { .. } => {
