@@ -4,6 +4,7 @@
 //! new timeline then names all of them; what was copied and is named by no record is nothing.
 
 mod ancestors;
+mod tenant;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,10 @@ use storage_api::{Body, Crc32c, Key, PutMode};
 
 pub(crate) use self::ancestors::AsOf;
 use self::ancestors::begin_branch;
+pub use self::tenant::{
+    LeftOut, PlannedCopy, Standing, TenantCopyPlan, TimelineCopy, execute_tenant_copy, plan_tenant_copy,
+    read_tenant,
+};
 use crate::object::{read_index, read_range, twice};
 use crate::payload::PayloadUpload;
 use crate::{
@@ -61,6 +66,14 @@ pub struct CopyReport {
     pub stored_bytes: u64,
 }
 
+impl CopyReport {
+    /// What there is to be copied, and nothing was.
+    fn of(state: &TimelineState) -> Self {
+        let raw_bytes = state.layers().values().map(|layer| layer.raw.size).sum();
+        Self { from_seq: state.seq(), layers: state.layers().len(), raw_bytes, ..Self::default() }
+    }
+}
+
 /// A timeline in a store.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyTarget<'a> {
@@ -84,22 +97,23 @@ pub async fn copy_timeline(
     options: CopyOptions,
 ) -> Result<CopyReport> {
     let as_of = AsOf::from(options.at);
-    copy_as_of(source, from, &as_of, target, options).await
+    let there = TimelineView::open(target.store, target.tenant, target.timeline, None).await?;
+    copy_onto(source, from, &as_of, target, there, options).await
 }
 
-/// [`copy_timeline`], of which the ancestors are looked at as of these points.
-async fn copy_as_of(
+/// [`copy_timeline`] of which the target is opened, and the ancestors are looked at as of these points.
+async fn copy_onto(
     source: &Store,
     from: &TimelineView,
     as_of: &AsOf,
     target: CopyTarget<'_>,
+    there: TimelineView,
     options: CopyOptions,
 ) -> Result<CopyReport> {
     let state = &from.state;
     refuse_empty(from)?;
     refuse_damaged(from)?;
-    let CopyTarget { store, tenant, timeline } = target;
-    let there = TimelineView::open(store, tenant, timeline, None).await?;
+    let store = target.store;
     refuse_existing(&there, options.take_over)?;
     begin_branch(source, state, as_of, target, &options).await?;
     let mut writer = TimelineWriter::claim(store, there, options.writer.clone()).await?;
@@ -111,11 +125,8 @@ async fn copy_as_of(
         Ok(copied) => copied,
         Err(error) => return Err(writer.release_after(error).await),
     };
-    let mut report =
-        CopyReport { from_seq: state.seq(), layers: state.layers().len(), ..CopyReport::default() };
-    report.bundles = copied.len();
-    report.stored_bytes = copied.values().map(|payload| payload.stored_bytes).sum();
-    report.raw_bytes = state.layers().values().map(|layer| layer.raw.size).sum();
+    let stored_bytes = copied.values().map(|payload| payload.stored_bytes).sum();
+    let mut report = CopyReport { bundles: copied.len(), stored_bytes, ..CopyReport::of(state) };
     let draft = Draft {
         metadata: state.metadata().cloned(),
         disk_consistent_lsn: state.disk_consistent_lsn(),
@@ -134,13 +145,16 @@ async fn copy_as_of(
     Ok(report)
 }
 
-/// Refuses a source to which nothing was committed, or not by then: a copy of it would pass for a timeline.
+/// Refuses a source that has nothing: a copy of it could not be told from one that was never finished.
 fn refuse_empty(from: &TimelineView) -> Result<()> {
     let state = &from.state;
-    if !state.nothing_committed() {
+    if !state.is_blank() {
         return Ok(());
     }
     let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
+    if !state.nothing_committed() {
+        return Err(Error::SourceEmpty { tenant, timeline });
+    }
     if from.is_newest() {
         return Err(Error::NothingCommitted { tenant, timeline });
     }

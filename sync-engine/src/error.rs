@@ -260,6 +260,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is nothing in the timeline that was to be copied.
+    #[error("timeline {tenant}/{timeline} has neither layers nor metadata: there is nothing to copy")]
+    SourceEmpty {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
     /// The layer is not in the timeline.
     #[error("layer {name} is not in timeline {tenant}/{timeline}: `layerpack ls` lists what is")]
     LayerNotFound {

@@ -410,7 +410,8 @@ impl TimelineState {
         self.seq > Seq(0) && self.is_blank() && !self.committed.0
     }
 
-    fn is_blank(&self) -> bool {
+    /// Whether there is nothing in it, and was perhaps never.
+    pub(crate) fn is_blank(&self) -> bool {
         let is_empty =
             self.layers.is_empty() && self.metadata.is_none() && self.disk_consistent_lsn.is_none();
         is_empty && self.ancestor.is_none() && self.branch_points.is_empty() && !self.deleted

@@ -14,9 +14,9 @@ on_both! {
 }
 
 /// The branch comes first by name.
-const BRANCH: &str = "11111111111111111111111111111111";
-const MIDDLE: &str = "99999999999999999999999999999999";
-const MAIN: &str = "55555555555555555555555555555555";
+pub(crate) const BRANCH: &str = "11111111111111111111111111111111";
+pub(crate) const MIDDLE: &str = "99999999999999999999999999999999";
+pub(crate) const MAIN: &str = "55555555555555555555555555555555";
 
 /// A metadata file of the oldest form.
 fn metadata(lsn: u64, ancestor: Option<(&str, u64)>) -> Vec<u8> {
@@ -37,7 +37,7 @@ fn metadata(lsn: u64, ancestor: Option<(&str, u64)>) -> Vec<u8> {
 }
 
 /// An image of one key.
-fn image(key: u32, lsn: u64) -> String {
+pub(crate) fn image(key: u32, lsn: u64) -> String {
     format!("{key:036X}-{:036X}__{lsn:016X}-v1-00000001", key + 1)
 }
 
@@ -46,14 +46,14 @@ fn delta(lsns: std::ops::Range<u64>) -> String {
     format!("{:036X}-{}__{:016X}-{:016X}-v1-00000001", 0, "F".repeat(36), lsns.start, lsns.end)
 }
 
-fn put_in(bench: &Bench, timeline: &str, name: &str, bytes: &[u8]) {
+pub(crate) fn put_in(bench: &Bench, timeline: &str, name: &str, bytes: &[u8]) {
     let dir = bench.timeline_dir("a", timeline);
     fs::create_dir_all(&dir).unwrap();
     put(&dir.join(name), bytes);
 }
 
 /// A main timeline, a branch of it at 0/64, and a branch of that at 0/96.
-fn family(kind: Kind) -> Bench {
+pub(crate) fn family(kind: Kind) -> Bench {
     let bench = Bench::new(kind);
     fs::remove_dir_all(bench.path("a").join("tenants").join(TENANT)).unwrap();
     for (timeline, at, ancestor) in
@@ -70,7 +70,7 @@ fn family(kind: Kind) -> Bench {
 }
 
 /// What `status` says of a timeline.
-fn status(bench: &Bench, timeline: &str) -> Value {
+pub(crate) fn status(bench: &Bench, timeline: &str) -> Value {
     let json = bench.run("status --json --remote {url}").expect(0).json();
     let timelines = json["timelines"].as_array().unwrap();
     timelines.iter().find(|json| json["timeline"] == timeline).unwrap().clone()

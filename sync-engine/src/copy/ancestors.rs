@@ -12,7 +12,7 @@ use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point}
 use crate::{At, Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter};
 
 /// As of when the timelines of a tenant are read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AsOf {
     /// Those of which a certain state is meant.
     pub(crate) records: BTreeMap<TimelineId, Seq>,
@@ -75,8 +75,7 @@ async fn add_branch_point(
     options: &CopyOptions,
 ) -> Result<Told> {
     let view = TimelineView::open(store, &branch.tenant, &ancestor.timeline, None).await?;
-    let reaches = view.state.disk_consistent_lsn().is_none_or(|lsn| lsn >= ancestor.lsn);
-    if view.state.seq() == Seq(0) || view.state.is_deleted() || !reaches {
+    if view.state.seq() == Seq(0) || view.state.is_deleted() {
         return Err(missing(store, &branch, ancestor));
     }
     if view.state.branch_points().any(|point| *point == branch) {
@@ -109,16 +108,12 @@ async fn require_layers(
     if Arc::ptr_eq(source.objects(), target.store.objects()) && state.tenant() == target.tenant {
         return Ok(());
     }
-    let lacking = match find_lacking(source, state, as_of, target).await {
-        Err(error @ Error::AncestorLacks { .. }) => error,
-        found => return found,
-    };
+    let Err(error) = find_lacking(source, state, as_of, target).await else { return Ok(()) };
     let now = AsOf::default();
-    let differs = as_of.others != now.others || !as_of.records.is_empty();
-    if differs && find_lacking(source, state, &now, target).await.is_ok() {
+    if *as_of != now && find_lacking(source, state, &now, target).await.is_ok() {
         return Ok(());
     }
-    Err(lacking)
+    Err(error)
 }
 
 async fn find_lacking(
@@ -137,10 +132,11 @@ async fn find_lacking(
         let lsn = next.as_ref().map_or(Lsn(0), |next| branch.lsn.min(next.lsn));
         let there = match next.filter(|next| next.timeline == *at && lsn >= needed.lsn) {
             Some(ancestor) => match TimelineView::open_existing(store, tenant, at, None).await {
-                Err(Error::TimelineNotFound { .. } | Error::TimelineDeleted { .. }) => {
+                Ok(view) if reaches(&view.state, &needed) => Some(view.state),
+                Ok(_) | Err(Error::TimelineNotFound { .. } | Error::TimelineDeleted { .. }) => {
                     return Err(missing(store, &branch, &ancestor));
                 }
-                view => Some(view?.state),
+                Err(error) => return Err(error),
             },
             None => None,
         };
@@ -159,6 +155,13 @@ async fn find_lacking(
         next = there.and_then(|state| state.ancestor().cloned());
     }
     Ok(())
+}
+
+/// Whether an ancestor is durable as far as its descendant needs it, or as far as it is itself at the source.
+fn reaches(there: &TimelineState, needed: &AncestorView) -> bool {
+    let source = needed.view.state.disk_consistent_lsn();
+    let far = source.map_or(needed.lsn, |lsn| lsn.min(needed.lsn));
+    there.disk_consistent_lsn().is_none_or(|lsn| lsn >= far)
 }
 
 /// The layers of an ancestor that its descendant needs, and that are not the same `there`.

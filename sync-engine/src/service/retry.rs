@@ -72,6 +72,7 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::AncestorMissing { .. }
         | Error::AncestorLacks { .. }
         | Error::SourceDamaged { .. }
+        | Error::SourceEmpty { .. }
         | Error::LayerNotFound { .. }
         | Error::LayerRemoved { .. }
         | Error::NameTaken { .. }

@@ -107,6 +107,27 @@ async fn an_ancestor_that_has_another_past_there_lacks_all_of_its_own() {
 }
 
 #[tokio::test]
+async fn an_ancestor_must_be_as_far_there_as_the_branch_needs_or_as_it_is_itself() {
+    for (source_lsn, goes) in [(70, false), (40, true)] {
+        let family = Family::new().await;
+        family.write(family.home(), 1, at_lsn(40), &["10-a"]).await;
+        family.branch(family.home(), 2, (1, 50), 65, &["55-c"]).await;
+        let to = Place { store: &family.store, tenant: 2 };
+        family.copy(1, to, At::Newest).await.unwrap();
+        family.write(family.home(), 1, at_lsn(source_lsn), &[]).await;
+        let copied = family.copy(2, to, At::Newest).await;
+        assert_eq!(copied.is_ok(), goes);
+        if let Err(error) = copied {
+            assert!(
+                matches!(&error, Error::AncestorMissing { ancestor, .. } if ancestor.lsn == Lsn(50)),
+                "{error}"
+            );
+            assert_eq!(points(to, 1).await, []);
+        }
+    }
+}
+
+#[tokio::test]
 async fn where_the_ancestors_are_whole_a_branch_goes_and_reads_all_of_its_past() {
     let family = Family::lived().await;
     let second = TestStore::memory().create().await;

@@ -7,6 +7,7 @@
 mod bench;
 mod copy;
 mod copy_branches;
+mod copy_tenant;
 mod delete;
 mod family;
 mod points;

@@ -184,6 +184,7 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         | EngineError::PointNotFound { .. }
         | EngineError::AncestorMissing { .. }
         | EngineError::AncestorLacks { .. }
+        | EngineError::SourceEmpty { .. }
         | EngineError::LayerNotFound { .. }
         | EngineError::LayerRemoved { .. } => Exit::NotFound,
         EngineError::Fenced { .. } | EngineError::Held { .. } | EngineError::StaleGeneration { .. } => {

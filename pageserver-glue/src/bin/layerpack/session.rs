@@ -1,11 +1,12 @@
 //! What the commands share: settings, the opened store and the counts of its requests.
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use layer_archive::{TimelineId, WriterInfo};
+use layer_archive::WriterInfo;
 use pageserver_glue::{Absent, Access, InvalidRemoteUrl, RemoteUrl, TimelineError};
 use serde::Serialize;
 use storage_api::{Clock, Metrics, ObjectStore, RequestCounts, RetryPolicy, SystemClock};
@@ -230,9 +231,9 @@ impl Session {
         WriterOptions { writer, generation: None, clock: Arc::clone(&self.clock) }
     }
 
-    /// Shows how far the work on a timeline has come, until the meter is dropped.
-    pub(crate) fn meter(&self, doing: &str, timeline: &TimelineId, progress: &Arc<Progress>) -> Meter {
-        Meter::start(self.style, format!("{doing} {timeline}"), Arc::clone(progress))
+    /// Shows how far the work on a timeline or a tenant has come, until the meter is dropped.
+    pub(crate) fn meter(&self, doing: &str, what: &impl Display, progress: &Arc<Progress>) -> Meter {
+        Meter::start(self.style, format!("{doing} {what}"), Arc::clone(progress))
     }
 
     /// What it has cost so far.
