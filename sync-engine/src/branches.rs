@@ -135,6 +135,25 @@ pub async fn change_branch_point(
     Ok(Some(seq))
 }
 
+/// Those of `branches`, of the timeline whose state is `ancestor`, that it is to be told of: not those that are deleted,
+/// of which there may be a directory still. What it knows already is not looked up.
+pub async fn without_deleted(
+    store: &Store,
+    ancestor: &TimelineState,
+    branches: &[BranchPoint],
+) -> Result<Vec<BranchPoint>> {
+    let known: BTreeSet<&BranchPoint> = ancestor.branch_points().collect();
+    let mut living = Vec::with_capacity(branches.len());
+    for branch in branches {
+        let is_deleted = !known.contains(branch)
+            && TimelineView::open(store, &branch.tenant, &branch.timeline, None).await?.state.is_deleted();
+        if !is_deleted {
+            living.push(branch.clone());
+        }
+    }
+    Ok(living)
+}
+
 /// An ancestor of a timeline.
 #[derive(Clone, Debug)]
 pub struct AncestorView {

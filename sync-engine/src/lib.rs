@@ -43,7 +43,9 @@ pub use backup::{
     BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, KeptLayer, MetadataConflict, Mirror,
     execute_backup, plan_backup,
 };
-pub use branches::{AncestorView, Ancestry, BranchChange, ancestors_first, change_branch_point, find_layers};
+pub use branches::{
+    AncestorView, Ancestry, BranchChange, ancestors_first, change_branch_point, find_layers, without_deleted,
+};
 pub use catalog::{Catalog, CatalogEntry, TimelineListing};
 pub use copy::{
     CopyOptions, CopyReport, CopyTarget, LeftOut, PlannedCopy, Standing, TenantCopyPlan, TimelineCopy,

@@ -11,6 +11,7 @@ on_both! {
     a_branch_comes_back_whatever_of_its_past_is_there,
     layers_of_ancestors_are_read_and_fetched_by_way_of_the_branch,
     a_branch_without_its_ancestor_in_the_store_is_not_backed_up,
+    a_deleted_branch_that_is_on_the_disk_still_is_not_told_of_again,
 }
 
 /// The branch comes first by name.
@@ -159,6 +160,34 @@ fn a_branch_without_its_ancestor_in_the_store_is_not_backed_up(kind: Kind) {
     bench.run(&one(MIDDLE)).expect(0);
     assert_eq!(status(&bench, MAIN)["branches"][0]["timeline"], MIDDLE);
     bench.run("restore --workdir {b} --remote {url}").expect(0);
+}
+
+fn a_deleted_branch_that_is_on_the_disk_still_is_not_told_of_again(kind: Kind) {
+    let bench = family(kind);
+    bench.backup();
+    let one = format!("--remote {{url}} --tenant {{tenant}} --timeline {BRANCH}");
+    bench.run(&format!("delete {one} --execute")).expect(0);
+    assert_eq!(status(&bench, MIDDLE)["branches"], json!([]));
+    // Neither with new layers of the ancestor nor without, nor by way of the branch.
+    let seq = status(&bench, MIDDLE)["seq"].clone();
+    for backup in ["backup", "backup --mirror", "backup --dry-run"] {
+        bench
+            .run(&format!("{backup} --workdir {{a}} --remote {{url}}"))
+            .expect(4)
+            .says(&[BRANCH, "was deleted"]);
+    }
+    bench.run(&format!("backup --workdir {{a}} {one}")).expect(4).says(&["was deleted"]);
+    assert_eq!(status(&bench, MIDDLE)["seq"], seq, "something was written");
+    put_in(&bench, MIDDLE, &image(9, 125), b"new");
+    bench.run("backup --workdir {a} --remote {url}").expect(4);
+    assert_eq!(
+        (&status(&bench, MIDDLE)["branches"], &status(&bench, MIDDLE)["layers"]),
+        (&json!([]), &json!(6))
+    );
+    // So a mirror keeps nothing for it.
+    fs::remove_file(bench.timeline_dir("a", MIDDLE).join(image(2, 120))).unwrap();
+    let json = bench.run("backup --json --mirror --workdir {a} --remote {url}").expect(4).json();
+    assert_eq!(json["removed"], json!(1));
 }
 
 #[test]

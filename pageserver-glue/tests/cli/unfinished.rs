@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::branches::{BRANCH, MIDDLE, family, status};
 use crate::support::{Bench, Kind, TENANT, TIMELINE, files, put};
 
 const OTHER: &str = "000000000000000000000000000000dd";
@@ -19,12 +20,6 @@ fn with_unfinished() -> Bench {
     fs::remove_dir_all(objects.join("manifest")).unwrap();
     fs::remove_file(objects.join("log/0000000000000002.tar.zst")).unwrap();
     bench
-}
-
-fn status(bench: &Bench, timeline: &str) -> Value {
-    let json = bench.run("status --json --remote {url}").expect(0).json();
-    let timelines = json["timelines"].as_array().unwrap();
-    timelines.iter().find(|json| json["timeline"] == timeline).unwrap().clone()
 }
 
 #[test]
@@ -66,4 +61,64 @@ fn a_restore_of_everything_leaves_an_unfinished_backup_out_and_says_so() {
     fs::remove_dir_all(bench.path("b")).unwrap();
     bench.run("restore --workdir {b} --remote {url}").expect(0);
     bench.assert_restored();
+}
+
+/// What `status` says of the branches of the middle timeline, in both forms.
+fn branches_of_middle(bench: &Bench) -> (Value, String) {
+    let text = String::from_utf8(bench.run("status --remote {url}").expect(0).stdout).unwrap();
+    let line = text.lines().find(|line| line.contains(BRANCH) && line.contains("branch  "));
+    (status(bench, MIDDLE)["branches"].clone(), line.unwrap_or_default().trim().to_owned())
+}
+
+#[test]
+fn a_branch_that_never_began_is_named_and_deleted() {
+    let bench = family(Kind::Directory);
+    bench.backup();
+    let (json, line) = branches_of_middle(&bench);
+    assert_eq!((json[0].get("gone"), &*line), (None, &*format!("branch    {BRANCH} at LSN 0/96")));
+    // As a backup leaves it that is killed before the branch's first record.
+    fs::remove_dir_all(bench.timeline_dir("store", BRANCH)).unwrap();
+    let (json, line) = branches_of_middle(&bench);
+    assert_eq!(json[0]["gone"], json!("never begun"));
+    assert_eq!(line, format!("branch    {BRANCH} at LSN 0/96 (never begun: ends with layerpack delete)"));
+    // Of one timeline nothing is known of the others.
+    let one = format!("--remote {{url}} --tenant {{tenant}} --timeline {MIDDLE}");
+    let json = bench.run(&format!("status --json {one}")).expect(0).json();
+    assert_eq!(json["timelines"][0]["branches"][0].get("gone"), None);
+    let delete = format!("delete --remote {{url}} --tenant {{tenant}} --timeline {BRANCH}");
+    let text = String::from_utf8(bench.run(&delete).expect(0).stdout).unwrap();
+    assert!(text.contains("would delete") && text.contains(&format!("{MIDDLE}@0/96")), "{text}");
+    assert!(!bench.timeline_dir("store", BRANCH).try_exists().unwrap());
+    let json = bench.run(&format!("{delete} --json --execute")).expect(0).json();
+    assert_eq!(
+        (&json["never_begun"], &json["ancestors"], &json["seq"]),
+        (&json!(true), &json!([format!("{MIDDLE}@0/96")]), &json!(2))
+    );
+    assert_eq!(status(&bench, MIDDLE)["branches"], json!([]));
+    assert_eq!(status(&bench, BRANCH)["deleted"], json!(true));
+    bench.run("backup --workdir {a} --remote {url}").expect(4).says(&[BRANCH, "was deleted"]);
+    // What nobody knows of stays unknown.
+    bench.run(&format!("delete --remote {{url}} --tenant {{tenant}} --timeline {OTHER}")).expect(4);
+}
+
+#[test]
+fn the_branch_point_of_a_deleted_branch_is_named() {
+    let bench = family(Kind::Directory);
+    bench.backup();
+    // As a deletion leaves it that cannot write to the ancestor.
+    let middle = bench.timeline_dir("store", MIDDLE);
+    let delete = format!("delete --remote {{url}} --tenant {{tenant}} --timeline {BRANCH} --execute");
+    let before = files(&middle);
+    bench.run(&delete).expect(0);
+    fs::remove_dir_all(&middle).unwrap();
+    for (path, bytes) in &before {
+        let path = middle.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        put(&path, bytes);
+    }
+    let (json, line) = branches_of_middle(&bench);
+    assert_eq!(json[0]["gone"], json!("deleted"));
+    assert!(line.ends_with("(deleted: ends with layerpack delete)"), "{line}");
+    bench.run(&delete).expect(0);
+    assert_eq!(status(&bench, MIDDLE)["branches"], json!([]));
 }

@@ -2,8 +2,8 @@
 
 use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Removed, TimelineId};
 use storage_api::simulated::check_seeds;
-use sync_engine::service::{Attach, Change};
-use sync_engine::{Draft, TimelineView, TimelineWriter};
+use sync_engine::service::{Attach, Change, Stopped};
+use sync_engine::{Draft, Error, TakeOver, TimelineView, TimelineWriter, execute_delete, plan_delete};
 
 use crate::support::{Bench, SECOND, contents, name, tenant, timeline};
 
@@ -87,4 +87,42 @@ fn a_removal_that_a_branch_forbids_is_left_out_and_holds_nothing_up() {
         main.wait(main.hand_over(change).unwrap()).await.unwrap();
         assert_eq!(bench.stored().await, ["second"]);
     });
+}
+
+#[test]
+fn a_branch_that_was_deleted_stops_and_its_ancestor_is_not_told_again() {
+    for opened in ["before", "after"] {
+        check_seeds(0..1, async |simulation| {
+            let bench = Bench::new(&simulation);
+            let process = bench.process("pageserver").await;
+            let main = process.attach_open(&bench).await;
+            main.begin_branch(point()).await.unwrap();
+            main.detach(SECOND).await;
+            let (store, clock) = (bench.store().await, bench.clock());
+            let attach = || process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
+            let early = (opened == "before").then(attach);
+            clock.sleep(SECOND).await;
+            let options = sync_engine::WriterOptions {
+                writer: Default::default(),
+                generation: None,
+                clock: bench.clock(),
+            };
+            let view = TimelineView::open(&store, &tenant(), &branch(), None).await.unwrap();
+            let plan = plan_delete(&store, view).await.unwrap();
+            execute_delete(&store, plan, TakeOver::No, options).await.unwrap();
+            assert_eq!(points(&bench).await, []);
+            let seq = bench.view().await.state.seq();
+            let handle = early.unwrap_or_else(attach);
+            let change = Change { ancestor: ancestor(), ..bench.checkpoint(&["own"], 60) };
+            // Who attached when it was deleted may know by now.
+            if let Ok(ticket) = handle.hand_over(change) {
+                let stopped = handle.wait(ticket).await.unwrap_err();
+                assert!(
+                    matches!(&stopped, Stopped::Stopped(why) if matches!(**why, Error::TimelineDeleted { .. })),
+                    "{stopped:?}"
+                );
+            }
+            assert_eq!(bench.view().await.state.seq(), seq, "the ancestor was told");
+        });
+    }
 }

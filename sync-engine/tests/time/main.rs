@@ -10,6 +10,7 @@ mod copy_branches;
 mod copy_tenant;
 mod delete;
 mod family;
+mod never_begun;
 mod points;
 mod rebuild;
 mod repair;

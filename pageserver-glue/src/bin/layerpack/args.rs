@@ -95,7 +95,8 @@ pub(crate) enum Command {
     /// Delete a timeline, for ever; a dry run without --execute
     ///
     /// A tombstone says so; its bytes go with `gc` after retention, and until then `restore --at` still finds its states.
-    /// Refused while there are branches of it. Its id is never used again.
+    /// Refused while there are branches of it. Its id is never used again. A branch that never began, of which only its
+    /// ancestor knows, is deleted too, so that the ancestor keeps no layers for it.
     Delete(Delete),
     /// Check that the store has what it should have
     ///

@@ -114,8 +114,12 @@ impl<'a> DryRun<'a> {
         if state.is_deleted() {
             return Err(Error::TimelineDeleted { tenant: tenant.clone(), timeline: timeline.clone() }.into());
         }
+        let how = match store {
+            Some(store) => how.without_deleted_branches(store, state).await?,
+            None => how.clone(),
+        };
         let TimelinePlan { plan, skipped, warnings } =
-            plan_timeline_backup(workdir, state, how, &Arc::default()).await?;
+            plan_timeline_backup(workdir, state, &how, &Arc::default()).await?;
         self.skip(&skipped);
         self.outcome.warnings.extend(warnings);
         let id = (tenant, timeline);
