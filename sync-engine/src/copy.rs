@@ -179,7 +179,7 @@ fn refuse_existing(there: &TimelineView, take_over: TakeOver) -> Result<()> {
     if state.is_deleted() {
         return Err(Error::TimelineDeleted { tenant, timeline });
     }
-    if state.seq() > Seq(0) && !state.nothing_committed() {
+    if !state.is_free() {
         return Err(Error::TimelineExists { tenant, timeline });
     }
     take_over.require(there)

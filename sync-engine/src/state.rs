@@ -1,5 +1,7 @@
 //! The state of a timeline: a pure function of its records.
 
+mod committed;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{
@@ -7,6 +9,8 @@ use layer_archive::{
     FormatError, Generation, LayerEntry, LayerName, Location, Lsn, Manifest, PayloadId, Place, Seq, TenantId,
     Term, TimelineId, TimelineMetadata, UnixMillis, WriterInfo,
 };
+
+use self::committed::Committed;
 
 /// What a timeline is after records 1 to [`seq`](Self::seq).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,19 +35,6 @@ pub struct TimelineState {
     layers: BTreeMap<LayerName, LayerEntry>,
     committed: Committed,
 }
-
-/// Whether a record is known that committed something. No part of the state: a manifest does not say it, so who began at
-/// one may know less than who replayed the log. So any two are equal.
-#[derive(Clone, Copy, Debug, Default)]
-struct Committed(bool);
-
-impl PartialEq for Committed {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Committed {}
 
 /// Why records are missing before one that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,10 +111,7 @@ impl TimelineState {
                 return Err(malformed(format!("the live bytes of {id} are not those of its layers")));
             }
         }
-        // What is empty was emptied by a record after the one that filled it. Only where there cannot be two beside the
-        // claims, of which epochs are counted, nothing was ever committed.
-        let beside_claims = state.seq.0.saturating_sub(state.epoch.0);
-        state.committed = Committed(!state.is_blank() || beside_claims > 1);
+        state.committed = state.committed_by_numbers();
         Ok(state)
     }
 
@@ -174,7 +162,7 @@ impl TimelineState {
         }
         (self.term, self.epoch, self.generation) = (commit.term, commit.epoch, commit.generation);
         // For all that is known.
-        self.committed = Committed(true);
+        self.committed.or_perhaps();
         let mut commit = commit.clone();
         if gap == GapIs::Lost {
             commit.removed.clear();
@@ -211,7 +199,7 @@ impl TimelineState {
         self.time = commit.time;
         self.released = commit.flags.released;
         self.deleted = commit.flags.deleted;
-        self.committed.0 |= commits_something(record, commit);
+        self.committed.take(record, commit);
         if commit.flags.claim {
             self.take_over(commit);
         }
@@ -401,22 +389,6 @@ impl TimelineState {
         self.deleted
     }
 
-    /// Whether there are records, and none of them has committed anything: claims and releases alone, which is what an
-    /// unfinished backup or copy leaves. A timeline whose layers were all removed is not meant: it has a history.
-    ///
-    /// Of an empty state that was read from a manifest behind more than one record that is no claim it is not known, and
-    /// then not said.
-    pub fn nothing_committed(&self) -> bool {
-        self.seq > Seq(0) && self.is_blank() && !self.committed.0
-    }
-
-    /// Whether there is nothing in it, and was perhaps never.
-    pub(crate) fn is_blank(&self) -> bool {
-        let is_empty =
-            self.layers.is_empty() && self.metadata.is_none() && self.disk_consistent_lsn.is_none();
-        is_empty && self.ancestor.is_none() && self.branch_points.is_empty() && !self.deleted
-    }
-
     /// The timeline metadata.
     pub fn metadata(&self) -> Option<&TimelineMetadata> {
         self.metadata.as_ref()
@@ -451,19 +423,6 @@ impl TimelineState {
     pub fn bundle(&self, id: BundleId) -> Option<BundleEntry> {
         Some(bundle_entry(id, self.bundles.get(&id)?))
     }
-}
-
-/// Whether a record does more than to claim or to release a timeline.
-fn commits_something(record: &BundleIndex, commit: &Commit) -> bool {
-    let Commit {
-        metadata, disk_consistent_lsn, ancestor, branch_points_added, branch_points_removed, ..
-    } = commit;
-    let Commit { payloads, added, moved, removed, .. } = commit;
-    let layers = !(record.layers().is_empty() && payloads.is_empty() && added.is_empty());
-    let branches = !(branch_points_added.is_empty() && branch_points_removed.is_empty());
-    let changes = !(moved.is_empty() && removed.is_empty());
-    let facts = metadata.is_some() || disk_consistent_lsn.is_some() || ancestor.is_some();
-    layers || changes || facts || branches || commit.flags.deleted
 }
 
 fn bundle_entry(id: BundleId, bundle: &Bundle) -> BundleEntry {

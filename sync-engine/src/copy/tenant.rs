@@ -217,7 +217,7 @@ async fn copy_planned(
     };
     let there = TimelineView::open(target.store, target.tenant, target.timeline, None).await?;
     let state = &there.state;
-    if state.seq() > Seq(0) && !state.is_deleted() && !state.nothing_committed() {
+    if !state.is_free() && !state.is_deleted() {
         return Ok(match is_copy(state, &from.state) {
             true => TimelineCopy::Present(CopyReport { seq: state.seq(), ..CopyReport::of(&from.state) }),
             false => TimelineCopy::Differs,

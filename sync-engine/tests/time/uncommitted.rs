@@ -7,7 +7,7 @@ use sync_engine::{
     TimelineWriter, copy_timeline, execute_delete, plan_delete,
 };
 
-use crate::bench::{Bench, append};
+use crate::bench::{Bench, NONE, append, put_payload};
 use crate::put_metadata;
 use crate::support::{contents, open, tenant, timeline, writer_options};
 
@@ -25,9 +25,12 @@ async fn copy(store: &Store, at: At) -> Result<(), Error> {
     let from = TimelineView::open_at(store, (&tenant(), &timeline()), at, None).await?;
     let other = "0000000000000000000000000000000d".parse().unwrap();
     let target = CopyTarget { store, tenant: &tenant(), timeline: &other };
+    copy_timeline(store, &from, target, copy_options(at)).await.map(drop)
+}
+
+fn copy_options(at: At) -> CopyOptions {
     let (writer, pack) = (writer_options("copy"), PackOptions::default());
-    let options = CopyOptions { writer, pack, take_over: TakeOver::No, at, progress: Default::default() };
-    copy_timeline(store, &from, target, options).await.map(drop)
+    CopyOptions { writer, pack, take_over: TakeOver::No, at, progress: Default::default() }
 }
 
 #[tokio::test]
@@ -121,4 +124,31 @@ async fn a_manifest_says_as_much_as_the_numbers_prove_and_is_the_same_state() {
     let key = view.keys.manifest(manifest.seq).unwrap();
     let (_, bytes) = bench.objects.get_bytes(&key, GetRange::Full, 1 << 20).await.unwrap();
     assert_eq!(Manifest::decode(&bytes).unwrap(), view.state.to_manifest());
+}
+
+#[tokio::test]
+async fn a_copy_that_failed_is_gone_on_with_even_after_it_was_collected() {
+    let bench = Bench::new().await;
+    for _ in 0..2 {
+        let mut writer = unfinished(&bench.store, false).await;
+        put_payload(&mut writer, &[("orphan", &contents(7, 90_000))]).await;
+        writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+    }
+    bench.gc(&NONE, TakeOver::No).await;
+    let view = open(&bench.store).await;
+    assert!(view.manifest.is_some() && !view.state.nothing_committed(), "nobody can know");
+    let (tenant, source) = (tenant(), "0000000000000000000000000000000e".parse().unwrap());
+    let empty = TimelineView::open(&bench.store, &tenant, &source, None).await.unwrap();
+    let mut writer = TimelineWriter::claim(&bench.store, empty, writer_options("source")).await.unwrap();
+    append(&mut writer, &[("a", b"a")], &[]).await.unwrap();
+    let from = TimelineView::open(&bench.store, &tenant, &source, None).await.unwrap();
+    let target = CopyTarget { store: &bench.store, tenant: &tenant, timeline: &timeline() };
+    copy_timeline(&bench.store, &from, target, copy_options(At::Newest)).await.unwrap();
+    assert_eq!(open(&bench.store).await.state.layers().len(), 1);
+    // What is known to have been filled and emptied is a timeline.
+    let mut writer = bench.writer("empties").await;
+    append(&mut writer, &[], &["a"]).await.unwrap();
+    bench.release(writer).await;
+    let exists = copy_timeline(&bench.store, &from, target, copy_options(At::Newest)).await.unwrap_err();
+    assert!(matches!(exists, Error::TimelineExists { .. }), "{exists}");
 }
