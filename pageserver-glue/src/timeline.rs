@@ -11,7 +11,7 @@ use layer_archive::{
 use sync_engine::{
     At, BackupOptions, BackupPlan, BackupReport, Finding, LocalTimeline, Mirror, Progress, RestorePlan,
     RestoreReport, Store, TimelineListing, TimelineState, TimelineView, execute_backup, execute_restore,
-    hash_existing, plan_backup, plan_restore,
+    hash_existing, plan_backup, plan_restore, without_deleted,
 };
 
 use crate::branches::compacted;
@@ -112,8 +112,9 @@ pub async fn backup_timeline(
     options: BackupOptions,
 ) -> Result<TimelineBackup, TimelineError> {
     let view = TimelineView::open(store, tenant, timeline, listing).await?;
+    let how = how.without_deleted_branches(store, &view.state).await?;
     let TimelinePlan { plan, skipped, warnings } =
-        plan_timeline_backup(workdir, &view.state, how, &options.progress).await?;
+        plan_timeline_backup(workdir, &view.state, &how, &options.progress).await?;
     let report = execute_backup(store, view, plan, options).await?;
     Ok(TimelineBackup { report, skipped, warnings })
 }
@@ -128,6 +129,19 @@ pub struct BackupChoices {
     /// The branches of the timeline that are in the work directory too: the timeline is told of them together with its
     /// layers.
     pub branches: Vec<BranchPoint>,
+}
+
+impl BackupChoices {
+    /// The same without branches that are deleted in the store, whose directories are still there. The ancestor, whose
+    /// state is `state`, is not told of them again.
+    pub async fn without_deleted_branches(
+        &self,
+        store: &Store,
+        state: &TimelineState,
+    ) -> Result<Self, TimelineError> {
+        let branches = without_deleted(store, state, &self.branches).await?;
+        Ok(Self { branches, ..self.clone() })
+    }
 }
 
 /// Plans the backup of a timeline of `workdir` as [`backup_timeline`] would do it, and writes nothing.

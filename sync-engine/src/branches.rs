@@ -8,6 +8,7 @@ use layer_archive::{
     TimelineId,
 };
 
+use crate::copy::AsOf;
 use crate::{Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter, WriterOptions};
 
 /// How many ancestors a timeline may have. Whoever has more has a mistake in them.
@@ -134,6 +135,25 @@ pub async fn change_branch_point(
     Ok(Some(seq))
 }
 
+/// Those of `branches`, of the timeline whose state is `ancestor`, that it is to be told of: not those that are deleted,
+/// of which there may be a directory still. What it knows already is not looked up.
+pub async fn without_deleted(
+    store: &Store,
+    ancestor: &TimelineState,
+    branches: &[BranchPoint],
+) -> Result<Vec<BranchPoint>> {
+    let known: BTreeSet<&BranchPoint> = ancestor.branch_points().collect();
+    let mut living = Vec::with_capacity(branches.len());
+    for branch in branches {
+        let is_deleted = !known.contains(branch)
+            && TimelineView::open(store, &branch.tenant, &branch.timeline, None).await?.state.is_deleted();
+        if !is_deleted {
+            living.push(branch.clone());
+        }
+    }
+    Ok(living)
+}
+
 /// An ancestor of a timeline.
 #[derive(Clone, Debug)]
 pub struct AncestorView {
@@ -159,6 +179,7 @@ pub struct Ancestry<'a> {
     next: Option<Ancestor>,
     passed: BTreeSet<TimelineId>,
     lsn: Lsn,
+    as_of: AsOf,
 }
 
 impl<'a> Ancestry<'a> {
@@ -166,7 +187,13 @@ impl<'a> Ancestry<'a> {
     pub fn of(store: &'a Store, state: &TimelineState) -> Self {
         let at = (state.tenant().clone(), state.timeline().clone());
         let passed = BTreeSet::from([at.1.clone()]);
-        Self { store, at, next: state.ancestor().cloned(), passed, lsn: Lsn(u64::MAX) }
+        let (next, as_of) = (state.ancestor().cloned(), AsOf::default());
+        Self { store, at, next, passed, lsn: Lsn(u64::MAX), as_of }
+    }
+
+    /// The same way at other points in time than now.
+    pub(crate) fn at_points(self, as_of: AsOf) -> Self {
+        Self { as_of, ..self }
     }
 
     /// The ancestor that [`next`](Self::next) opens, if there is one.
@@ -185,7 +212,8 @@ impl<'a> Ancestry<'a> {
         if self.passed.len() > ANCESTORS_MAX + 1 {
             return Err(Error::TooManyAncestors { tenant, timeline, limit: ANCESTORS_MAX });
         }
-        let view = match TimelineView::open_existing(self.store, &tenant, &ancestor.timeline, None).await {
+        let (id, at) = ((&tenant, &ancestor.timeline), self.as_of.of(&ancestor.timeline));
+        let view = match TimelineView::open_at(self.store, id, at, None).await {
             Ok(view) => view,
             Err(source) => {
                 let source = Box::new(source);

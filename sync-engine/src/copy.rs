@@ -3,20 +3,28 @@
 //! Bundles go as they are: inside a store the store copies them, between stores they stream through. One record of the
 //! new timeline then names all of them; what was copied and is named by no record is nothing.
 
+mod ancestors;
+mod tenant;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_archive::{
-    Ancestor, BranchPoint, BundleEntry, BundleId, BundleWriter, LayerEntry, PayloadId, PayloadRef, Place,
-    Seq, TenantId, TimelineId,
+    BundleEntry, BundleId, BundleWriter, LayerEntry, PayloadId, PayloadRef, Place, Seq, TenantId, TimelineId,
 };
 use storage_api::{Body, Crc32c, Key, PutMode};
 
+pub(crate) use self::ancestors::AsOf;
+use self::ancestors::begin_branch;
+pub use self::tenant::{
+    LeftOut, PlannedCopy, Standing, TenantCopyPlan, TimelineCopy, execute_tenant_copy, plan_tenant_copy,
+    read_tenant,
+};
 use crate::object::{read_index, read_range, twice};
 use crate::payload::PayloadUpload;
 use crate::{
-    Draft, Error, PackOptions, Progress, Result, Store, TakeOver, TimelineState, TimelineView,
+    At, Draft, Error, PackOptions, Progress, Result, Store, TakeOver, TimelineState, TimelineView,
     TimelineWriter, WriterOptions,
 };
 
@@ -34,6 +42,9 @@ pub struct CopyOptions {
     pub pack: PackOptions,
     /// Whether an unfinished copy, or an ancestor, that somebody holds is written to.
     pub take_over: TakeOver,
+    /// The point at which the source was opened: what a branch needs of its ancestors is what they had by then, or what
+    /// they have now.
+    pub at: At,
     /// How far it has come.
     pub progress: Arc<Progress>,
 }
@@ -55,6 +66,14 @@ pub struct CopyReport {
     pub stored_bytes: u64,
 }
 
+impl CopyReport {
+    /// What there is to be copied, and nothing was.
+    fn of(state: &TimelineState) -> Self {
+        let raw_bytes = state.layers().values().map(|layer| layer.raw.size).sum();
+        Self { from_seq: state.seq(), layers: state.layers().len(), raw_bytes, ..Self::default() }
+    }
+}
+
 /// A timeline in a store.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyTarget<'a> {
@@ -68,23 +87,35 @@ pub struct CopyTarget<'a> {
 
 /// Copies the state that `from` shows, its newest or an older one.
 ///
-/// A branch is copied to where its ancestor is, under the same id and at least as far: its branch point is written there
-/// first. Branches of the source stay its own. Where a bundle is collected meanwhile the error says so: nothing was made.
+/// A branch is copied to where its ancestor is, under the same id, at least as far, and with every layer that the branch
+/// needs: its branch point is written there first. Branches of the source stay its own. Where a bundle is collected
+/// meanwhile the error says so: nothing was made.
 pub async fn copy_timeline(
     source: &Store,
     from: &TimelineView,
     target: CopyTarget<'_>,
     options: CopyOptions,
 ) -> Result<CopyReport> {
+    let as_of = AsOf::from(options.at);
+    let there = TimelineView::open(target.store, target.tenant, target.timeline, None).await?;
+    copy_onto(source, from, &as_of, target, there, options).await
+}
+
+/// [`copy_timeline`] of which the target is opened, and the ancestors are looked at as of these points.
+async fn copy_onto(
+    source: &Store,
+    from: &TimelineView,
+    as_of: &AsOf,
+    target: CopyTarget<'_>,
+    there: TimelineView,
+    options: CopyOptions,
+) -> Result<CopyReport> {
     let state = &from.state;
+    refuse_empty(from)?;
     refuse_damaged(from)?;
-    let CopyTarget { store, tenant, timeline } = target;
-    let there = TimelineView::open(store, tenant, timeline, None).await?;
+    let store = target.store;
     refuse_existing(&there, options.take_over)?;
-    if let Some(ancestor) = state.ancestor() {
-        let branch = BranchPoint { tenant: tenant.clone(), timeline: timeline.clone(), lsn: ancestor.lsn };
-        add_branch_point(store, branch, ancestor, &options).await?;
-    }
+    begin_branch(source, state, as_of, target, &options).await?;
     let mut writer = TimelineWriter::claim(store, there, options.writer.clone()).await?;
     // Somebody may have written between the look and the claim.
     if let Err(error) = refuse_existing(writer.view(), TakeOver::Yes) {
@@ -94,11 +125,8 @@ pub async fn copy_timeline(
         Ok(copied) => copied,
         Err(error) => return Err(writer.release_after(error).await),
     };
-    let mut report =
-        CopyReport { from_seq: state.seq(), layers: state.layers().len(), ..CopyReport::default() };
-    report.bundles = copied.len();
-    report.stored_bytes = copied.values().map(|payload| payload.stored_bytes).sum();
-    report.raw_bytes = state.layers().values().map(|layer| layer.raw.size).sum();
+    let stored_bytes = copied.values().map(|payload| payload.stored_bytes).sum();
+    let mut report = CopyReport { bundles: copied.len(), stored_bytes, ..CopyReport::of(state) };
     let draft = Draft {
         metadata: state.metadata().cloned(),
         disk_consistent_lsn: state.disk_consistent_lsn(),
@@ -115,6 +143,23 @@ pub async fn copy_timeline(
         tracing::warn!(%error, "no manifest was written: the next writer tries again");
     }
     Ok(report)
+}
+
+/// Refuses a source that has nothing: a copy of it could not be told from one that was never finished.
+fn refuse_empty(from: &TimelineView) -> Result<()> {
+    let state = &from.state;
+    if !state.is_blank() {
+        return Ok(());
+    }
+    let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
+    if !state.nothing_committed() {
+        return Err(Error::SourceEmpty { tenant, timeline });
+    }
+    if from.is_newest() {
+        return Err(Error::NothingCommitted { tenant, timeline });
+    }
+    let (at, points) = (At::Seq(state.seq()).to_string(), "nothing committed by then".into());
+    Err(Error::PointNotFound { tenant, timeline, at, points })
 }
 
 fn refuse_damaged(from: &TimelineView) -> Result<()> {
@@ -134,41 +179,10 @@ fn refuse_existing(there: &TimelineView, take_over: TakeOver) -> Result<()> {
     if state.is_deleted() {
         return Err(Error::TimelineDeleted { tenant, timeline });
     }
-    let is_empty = state.layers().is_empty()
-        && state.metadata().is_none()
-        && state.ancestor().is_none()
-        && state.branch_points().next().is_none();
-    if !is_empty {
+    if !state.is_free() {
         return Err(Error::TimelineExists { tenant, timeline });
     }
     take_over.require(there)
-}
-
-/// Says in the ancestor, before the branch's first record, that there is a branch.
-async fn add_branch_point(
-    store: &Store,
-    branch: BranchPoint,
-    ancestor: &Ancestor,
-    options: &CopyOptions,
-) -> Result<()> {
-    let view = TimelineView::open(store, &branch.tenant, &ancestor.timeline, None).await?;
-    let reaches = view.state.disk_consistent_lsn().is_none_or(|lsn| lsn >= ancestor.lsn);
-    if view.state.seq() == Seq(0) || view.state.is_deleted() || !reaches {
-        let (url, ancestor) = (store.url().to_owned(), ancestor.clone());
-        let BranchPoint { tenant, timeline, lsn: _ } = branch;
-        return Err(Error::AncestorMissing { url, tenant, timeline, ancestor });
-    }
-    if view.state.branch_points().any(|point| *point == branch) {
-        return Ok(());
-    }
-    options.take_over.require(&view)?;
-    let mut writer = TimelineWriter::claim(store, view, options.writer.clone()).await?;
-    let draft = Draft { branch_points_added: vec![branch], released: true, ..Draft::default() };
-    writer.append(draft, BundleWriter::new()).await?;
-    if let Err(error) = writer.detach().await {
-        tracing::warn!(%error, "no manifest was written: the next writer tries again");
-    }
-    Ok(())
 }
 
 /// Copies every bundle that holds a layer to a payload object of the writer's claim.

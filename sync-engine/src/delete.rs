@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use layer_archive::{BranchPoint, BundleWriter, Seq, TenantId, TimelineId};
+use layer_archive::{Ancestor, BranchPoint, BundleWriter, Seq, TenantId, TimelineId};
 
 use crate::catalog::TimelineListing;
 use crate::{
@@ -24,6 +24,16 @@ pub struct DeletePlan {
     pub stored_bytes: u64,
     /// Whether the tombstone is there already, so that at most its manifest is missing.
     pub is_deleted: bool,
+    /// Where its branch point is, which is ended afterwards: the ancestor that it names, or those that know it as a
+    /// branch although it has not come so far as to name one.
+    pub ancestors: Vec<Ancestor>,
+}
+
+impl DeletePlan {
+    /// Whether there is nothing of the timeline but a branch point: the tombstone keeps it from ever beginning.
+    pub fn never_began(&self) -> bool {
+        self.view.state.seq() == Seq(0)
+    }
 }
 
 /// What a deletion has done.
@@ -31,18 +41,21 @@ pub struct DeletePlan {
 pub struct Deletion {
     /// The tombstone.
     pub seq: Seq,
-    /// Why the ancestor still counts the branch, where it does. It is no hindrance to deleting the ancestor.
+    /// Why the ancestor still counts the branch, where it does: it keeps layers for it until the deletion is run again. It
+    /// is no hindrance to deleting the ancestor.
     pub branch_point_left: Option<String>,
 }
 
 /// Plans the deletion of the timeline that `view` shows. One that has branches is refused: their layers are in it.
 ///
 /// Branches are looked for among the branch points of the timeline and in every other timeline of its tenant. One that is
-/// damaged so far that it is not known whether it is a branch is an error that names it.
+/// damaged so far that it is not known whether it is a branch is an error that names it. A timeline without records can be
+/// deleted if it is known as a branch.
 pub async fn plan_delete(store: &Store, view: TimelineView) -> Result<DeletePlan> {
     let state = &view.state;
     let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
-    if state.seq() == Seq(0) {
+    let ancestors = ancestors(store, state).await?;
+    if state.seq() == Seq(0) && ancestors.is_empty() {
         return Err(Error::TimelineNotFound { tenant, timeline });
     }
     if !state.is_deleted() {
@@ -63,8 +76,30 @@ pub async fn plan_delete(store: &Store, view: TimelineView) -> Result<DeletePlan
         objects: listing.records.len() + listing.manifests.len() + listing.payloads.len(),
         stored_bytes: listing.stored_bytes(),
         is_deleted: state.is_deleted(),
+        ancestors,
         view,
     })
+}
+
+/// The ancestor that a timeline names. Where it has nothing, and so names none, every timeline of its tenant is asked
+/// whether it knows it as a branch: it may have begun no further than that.
+async fn ancestors(store: &Store, state: &TimelineState) -> Result<Vec<Ancestor>> {
+    let has_nothing = state.layers().is_empty() && state.metadata().is_none();
+    if state.ancestor().is_some() || !has_nothing {
+        return Ok(state.ancestor().cloned().into_iter().collect());
+    }
+    let mut ancestors = Vec::new();
+    for other in Catalog::read(store, Some(state.tenant()), None).await?.timelines {
+        let other = TimelineView::open(store, &other.tenant, &other.timeline, other.listing).await?.state;
+        if other.is_deleted() {
+            continue;
+        }
+        let is_it =
+            |point: &&BranchPoint| (&point.tenant, &point.timeline) == (state.tenant(), state.timeline());
+        let lsns = other.branch_points().filter(is_it).map(|point| point.lsn);
+        ancestors.extend(lsns.map(|lsn| Ancestor { timeline: other.timeline().clone(), lsn }));
+    }
+    Ok(ancestors)
 }
 
 /// The branches of a timeline that are not deleted, as people read them.
@@ -121,8 +156,8 @@ async fn sibling(
     }
 }
 
-/// Writes the tombstone and the manifest that says so. Whoever wrote the timeline is fenced; what it still sends finds
-/// no claim to belong to, and is collected with the rest.
+/// Writes the tombstone and the manifest that says so. Whoever wrote the timeline, or was about to begin it, is fenced;
+/// what it still sends finds no claim to belong to, and is collected with the rest.
 ///
 /// A deletion that was killed is ended by the next. On a timeline that is not released it refuses, unless it takes over.
 pub async fn execute_delete(
@@ -131,7 +166,8 @@ pub async fn execute_delete(
     take_over: TakeOver,
     options: WriterOptions,
 ) -> Result<Deletion> {
-    let ancestor = plan.view.state.ancestor().cloned();
+    let ancestors: BTreeSet<TimelineId> =
+        plan.ancestors.iter().map(|ancestor| ancestor.timeline.clone()).collect();
     let branch = (plan.view.state.tenant().clone(), plan.view.state.timeline().clone());
     let seq = if plan.is_deleted {
         put_tombstone_manifest(store, &plan.view).await?;
@@ -152,13 +188,12 @@ pub async fn execute_delete(
         writer.put_manifest().await?;
         writer.view().state.seq()
     };
-    let branch_point_left = match ancestor {
-        None => None,
-        Some(ancestor) => end_branch(store, &branch, &ancestor.timeline, take_over, options)
-            .await
-            .err()
-            .map(|error| error.to_string()),
-    };
+    let mut branch_point_left = None;
+    for ancestor in ancestors {
+        if let Err(error) = end_branch(store, &branch, &ancestor, take_over, options.clone()).await {
+            branch_point_left = Some(error.to_string());
+        }
+    }
     Ok(Deletion { seq, branch_point_left })
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong in the engine, told apart by what the caller does next.
 
+mod classes;
+
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use layer_archive::{
     Ancestor, BranchPoint, FormatError, Generation, LayerName, Lsn, Seq, TenantId, TimelineId, UnixMillis,
     WriterInfo,
 };
-use storage_api::{ErrorKind, InvalidKey, Operation, StorageError};
+use storage_api::{InvalidKey, StorageError};
 
 /// The result of an engine operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -115,6 +117,16 @@ pub enum Error {
     /// The timeline was deleted; its id is not used again.
     #[error("timeline {tenant}/{timeline} was deleted, and a deleted id is never used again")]
     TimelineDeleted {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
+    },
+    /// There are records of the timeline, and nothing was committed with them.
+    #[error(
+        "nothing was committed to timeline {tenant}/{timeline} yet: its backup or copy was not finished, run that again, or delete the timeline"
+    )]
+    NothingCommitted {
         /// The tenant.
         tenant: TenantId,
         /// The timeline.
@@ -232,6 +244,24 @@ pub enum Error {
         /// What it needs.
         ancestor: Ancestor,
     },
+    /// A branch was to be copied to where its ancestor does not have what the branch needs of it.
+    #[error(
+        "{ancestor} of tenant {tenant} at {url} lacks {missing} of the layers that its branch {timeline} needs, the first is {layer}: it was compacted or collected without knowing of the branch, or the source was; copy the ancestor again, under a new tenant or to another store, and then the branch"
+    )]
+    AncestorLacks {
+        /// The store.
+        url: String,
+        /// The tenant that is copied to.
+        tenant: TenantId,
+        /// The branch.
+        timeline: TimelineId,
+        /// The ancestor, or an ancestor of that.
+        ancestor: TimelineId,
+        /// The first layer that is missing, or another one under its name.
+        layer: LayerName,
+        /// How many those are.
+        missing: usize,
+    },
     /// Layers of a timeline that was to be copied are lost.
     #[error(
         "{object} is damaged ({problem}) and holds layers of {tenant}/{timeline}: `layerpack verify --repair` first, nothing was copied"
@@ -245,6 +275,14 @@ pub enum Error {
         object: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// There is nothing in the timeline that was to be copied.
+    #[error("timeline {tenant}/{timeline} has neither layers nor metadata: there is nothing to copy")]
+    SourceEmpty {
+        /// The tenant.
+        tenant: TenantId,
+        /// The timeline.
+        timeline: TimelineId,
     },
     /// The layer is not in the timeline.
     #[error("layer {name} is not in timeline {tenant}/{timeline}: `layerpack ls` lists what is")]
@@ -407,39 +445,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether bytes came that are not what they should be, so that reading them once more may help.
-    pub(crate) fn is_corrupt(&self) -> bool {
-        match self {
-            Self::Damaged { .. } => true,
-            Self::Storage(error) => error.kind() == ErrorKind::Integrity,
-            _ => false,
-        }
-    }
-
-    /// Whether a timeline is not what it should be, and not only out of reach: it can be rebuilt as far as it is there.
-    pub(crate) fn is_damage(&self) -> bool {
-        matches!(self, Self::Gap { .. }) || self.is_corrupt()
-    }
-
-    /// Whether an object that was to be read is not there: lost, or deleted by gc after its layers had been moved.
-    pub(crate) fn is_gone(&self) -> bool {
-        match self {
-            Self::Storage(error) => error.is_not_found() && error.operation() == Operation::Get,
-            _ => false,
-        }
-    }
-
-    /// Whether the disk takes nothing more, so that the next file fails like this one.
-    pub(crate) fn is_disk_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        match self {
-            Self::Local { source, .. } => {
-                matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
-            }
-            _ => false,
-        }
-    }
-
     pub(crate) fn local(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         Self::Local { doing, path: path.as_ref().to_owned(), source }
     }

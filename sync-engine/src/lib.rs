@@ -43,9 +43,14 @@ pub use backup::{
     BackupOptions, BackupPlan, BackupReport, Conflict, FailedLayer, KeptLayer, MetadataConflict, Mirror,
     execute_backup, plan_backup,
 };
-pub use branches::{AncestorView, Ancestry, BranchChange, ancestors_first, change_branch_point, find_layers};
+pub use branches::{
+    AncestorView, Ancestry, BranchChange, ancestors_first, change_branch_point, find_layers, without_deleted,
+};
 pub use catalog::{Catalog, CatalogEntry, TimelineListing};
-pub use copy::{CopyOptions, CopyReport, CopyTarget, copy_timeline};
+pub use copy::{
+    CopyOptions, CopyReport, CopyTarget, LeftOut, PlannedCopy, Standing, TenantCopyPlan, TimelineCopy,
+    copy_timeline, execute_tenant_copy, plan_tenant_copy, read_tenant,
+};
 pub use delete::{DeletePlan, Deletion, execute_delete, plan_delete};
 pub use durable::{DurableDir, Published};
 pub use error::{Error, Result};

@@ -1,5 +1,7 @@
 //! The state of a timeline: a pure function of its records.
 
+mod committed;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{
@@ -7,6 +9,8 @@ use layer_archive::{
     FormatError, Generation, LayerEntry, LayerName, Location, Lsn, Manifest, PayloadId, Place, Seq, TenantId,
     Term, TimelineId, TimelineMetadata, UnixMillis, WriterInfo,
 };
+
+use self::committed::Committed;
 
 /// What a timeline is after records 1 to [`seq`](Self::seq).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,7 @@ pub struct TimelineState {
     branch_points: BTreeSet<BranchPoint>,
     bundles: BTreeMap<BundleId, Bundle>,
     layers: BTreeMap<LayerName, LayerEntry>,
+    committed: Committed,
 }
 
 /// Why records are missing before one that is there.
@@ -72,6 +77,7 @@ impl TimelineState {
             branch_points: BTreeSet::new(),
             bundles: BTreeMap::new(),
             layers: BTreeMap::new(),
+            committed: Committed::default(),
         }
     }
 
@@ -105,6 +111,7 @@ impl TimelineState {
                 return Err(malformed(format!("the live bytes of {id} are not those of its layers")));
             }
         }
+        state.committed = state.committed_by_numbers();
         Ok(state)
     }
 
@@ -154,6 +161,8 @@ impl TimelineState {
             return Err(malformed(format!("record {} does not follow record {}", commit.seq, self.seq)));
         }
         (self.term, self.epoch, self.generation) = (commit.term, commit.epoch, commit.generation);
+        // For all that is known.
+        self.committed.or_perhaps();
         let mut commit = commit.clone();
         if gap == GapIs::Lost {
             commit.removed.clear();
@@ -195,6 +204,7 @@ impl TimelineState {
         self.time = commit.time;
         self.released = commit.flags.released;
         self.deleted = commit.flags.deleted;
+        self.committed.take(record, commit);
         if commit.flags.claim {
             self.take_over(commit);
         }

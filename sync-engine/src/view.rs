@@ -110,6 +110,16 @@ impl TimelineView {
         Ok(view)
     }
 
+    /// Refuses a timeline to which nothing was committed: to read it as an empty one would call an unfinished backup
+    /// whole. An older state is what it is.
+    pub fn require_commits(self) -> Result<Self> {
+        if self.state.nothing_committed() && self.is_newest() {
+            let (tenant, timeline) = (self.state.tenant().clone(), self.state.timeline().clone());
+            return Err(Error::NothingCommitted { tenant, timeline });
+        }
+        Ok(self)
+    }
+
     async fn read(
         objects: &dyn ObjectStore,
         keys: TimelineKeys,

@@ -14,12 +14,13 @@ on_both! {
     a_branch_comes_back_whatever_of_its_past_is_there,
     layers_of_ancestors_are_read_and_fetched_by_way_of_the_branch,
     a_branch_without_its_ancestor_in_the_store_is_not_backed_up,
+    a_deleted_branch_that_is_on_the_disk_still_is_not_told_of_again,
 }
 
 /// The branch comes first by name.
-const BRANCH: &str = "11111111111111111111111111111111";
-const MIDDLE: &str = "99999999999999999999999999999999";
-const MAIN: &str = "55555555555555555555555555555555";
+pub(crate) const BRANCH: &str = "11111111111111111111111111111111";
+pub(crate) const MIDDLE: &str = "99999999999999999999999999999999";
+pub(crate) const MAIN: &str = "55555555555555555555555555555555";
 
 /// A metadata file of the oldest form.
 fn metadata(lsn: u64, ancestor: Option<(&str, u64)>) -> Vec<u8> {
@@ -40,7 +41,7 @@ fn metadata(lsn: u64, ancestor: Option<(&str, u64)>) -> Vec<u8> {
 }
 
 /// An image of one key.
-fn image(key: u32, lsn: u64) -> String {
+pub(crate) fn image(key: u32, lsn: u64) -> String {
     format!("{key:036X}-{:036X}__{lsn:016X}-v1-00000001", key + 1)
 }
 
@@ -49,14 +50,14 @@ fn delta(lsns: std::ops::Range<u64>) -> String {
     format!("{:036X}-{}__{:016X}-{:016X}-v1-00000001", 0, "F".repeat(36), lsns.start, lsns.end)
 }
 
-fn put_in(bench: &Bench, timeline: &str, name: &str, bytes: &[u8]) {
+pub(crate) fn put_in(bench: &Bench, timeline: &str, name: &str, bytes: &[u8]) {
     let dir = bench.timeline_dir("a", timeline);
     fs::create_dir_all(&dir).unwrap();
     put(&dir.join(name), bytes);
 }
 
 /// A main timeline, a branch of it at 0/64, and a branch of that at 0/96.
-fn family(kind: Kind) -> Bench {
+pub(crate) fn family(kind: Kind) -> Bench {
     let bench = Bench::new(kind);
     fs::remove_dir_all(bench.path("a").join("tenants").join(TENANT)).unwrap();
     for (timeline, at, ancestor) in
@@ -73,7 +74,7 @@ fn family(kind: Kind) -> Bench {
 }
 
 /// What `status` says of a timeline.
-fn status(bench: &Bench, timeline: &str) -> Value {
+pub(crate) fn status(bench: &Bench, timeline: &str) -> Value {
     let json = bench.run("status --json --remote {url}").expect(0).json();
     let timelines = json["timelines"].as_array().unwrap();
     timelines.iter().find(|json| json["timeline"] == timeline).unwrap().clone()
@@ -162,6 +163,34 @@ fn a_branch_without_its_ancestor_in_the_store_is_not_backed_up(kind: Kind) {
     bench.run(&one(MIDDLE)).expect(0);
     assert_eq!(status(&bench, MAIN)["branches"][0]["timeline"], MIDDLE);
     bench.run("restore --workdir {b} --remote {url}").expect(0);
+}
+
+fn a_deleted_branch_that_is_on_the_disk_still_is_not_told_of_again(kind: Kind) {
+    let bench = family(kind);
+    bench.backup();
+    let one = format!("--remote {{url}} --tenant {{tenant}} --timeline {BRANCH}");
+    bench.run(&format!("delete {one} --execute")).expect(0);
+    assert_eq!(status(&bench, MIDDLE)["branches"], json!([]));
+    // Neither with new layers of the ancestor nor without, nor by way of the branch.
+    let seq = status(&bench, MIDDLE)["seq"].clone();
+    for backup in ["backup", "backup --mirror", "backup --dry-run"] {
+        bench
+            .run(&format!("{backup} --workdir {{a}} --remote {{url}}"))
+            .expect(4)
+            .says(&[BRANCH, "was deleted"]);
+    }
+    bench.run(&format!("backup --workdir {{a}} {one}")).expect(4).says(&["was deleted"]);
+    assert_eq!(status(&bench, MIDDLE)["seq"], seq, "something was written");
+    put_in(&bench, MIDDLE, &image(9, 125), b"new");
+    bench.run("backup --workdir {a} --remote {url}").expect(4);
+    assert_eq!(
+        (&status(&bench, MIDDLE)["branches"], &status(&bench, MIDDLE)["layers"]),
+        (&json!([]), &json!(6))
+    );
+    // So a mirror keeps nothing for it.
+    fs::remove_file(bench.timeline_dir("a", MIDDLE).join(image(2, 120))).unwrap();
+    let json = bench.run("backup --json --mirror --workdir {a} --remote {url}").expect(4).json();
+    assert_eq!(json["removed"], json!(1));
 }
 
 #[test]

@@ -21,13 +21,13 @@ const CONFIG: &str = "bundle_bytes_target = 65536\n";
 
 const BACKUP: &str = "backup --mirror --config {config} --workdir {a} --remote {url}";
 
-/// Runs `arguments` and kills it at its change number `at`. Returns whether it came so far.
-fn is_killed(bench: &Bench, arguments: &str, at: u64) -> bool {
+/// Runs `arguments` and kills it at its change number `at`. Returns whether it came so far; else it ended with `code`.
+fn is_killed(bench: &Bench, arguments: &str, code: i32, at: u64) -> bool {
     let output = bench.command(arguments).env(CRASH_AT_VARIABLE, at.to_string()).output().unwrap();
     match output.status.signal() {
         Some(_) => true,
         None => {
-            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
             false
         }
     }
@@ -35,9 +35,19 @@ fn is_killed(bench: &Bench, arguments: &str, at: u64) -> bool {
 
 /// Kills `arguments` at every change, each time after `prepare` and before `check`. Returns how many there were.
 fn kill_at_every_change(bench: &Bench, arguments: &str, prepare: impl Fn(), check: impl Fn(u64)) -> u64 {
+    kill_at_every_change_of(bench, (arguments, 0), prepare, check)
+}
+
+/// The same of a command that ends with another code than 0.
+fn kill_at_every_change_of(
+    bench: &Bench,
+    (arguments, code): (&str, i32),
+    prepare: impl Fn(),
+    check: impl Fn(u64),
+) -> u64 {
     for at in 1..CHANGES_MAX {
         prepare();
-        if !is_killed(bench, arguments, at) {
+        if !is_killed(bench, arguments, code, at) {
             return at - 1;
         }
         check(at);
@@ -153,6 +163,8 @@ fn a_restore_killed_at_any_change_shows_nothing_half_and_is_resumed() {
     println!("a restore makes {changes} changes");
 }
 
+const OTHER: &str = "99999999999999999999999999999999";
+
 /// A store from which most of what was backed up was removed again, and a copy of it. Returns what lives.
 fn mostly_dead() -> (Bench, Files) {
     let bench = Bench::with_layers(Kind::Directory, 0);
@@ -185,6 +197,43 @@ fn a_collection_killed_at_any_change_loses_nothing_and_the_next_ends_the_work() 
     });
     assert!(changes > 30, "only {changes} changes");
     println!("a collection makes {changes} changes");
+}
+
+#[test]
+fn a_copy_killed_at_any_change_is_whole_or_nothing_and_is_made_by_the_next() {
+    let (bench, live) = mostly_dead();
+    let copy =
+        format!("copy --take-over --remote {{url}} --from {{tenant}}/{{timeline}} --to {{tenant}}/{OTHER}");
+    let copy =
+        copy.replace("{tenant}", crate::support::TENANT).replace("{timeline}", crate::support::TIMELINE);
+    let restored = || {
+        remove_tree(&bench.path("b"));
+        let run = bench
+            .run(&format!("restore --workdir {{b}} --remote {{url}} --tenant {{tenant}} --timeline {OTHER}"));
+        let there = found(&bench.path("b").join("tenants"));
+        (
+            run.code,
+            there.into_iter().map(|(name, bytes)| (name.replace(OTHER, crate::support::TIMELINE), bytes)),
+        )
+    };
+    let live: Files = live
+        .into_iter()
+        .filter_map(|(name, bytes)| Some((name.strip_prefix("tenants/")?.to_owned(), bytes)))
+        .collect();
+    let prepare = || copy_tree(&bench.path("store-before"), &bench.path("store"));
+    let changes = kill_at_every_change(&bench, &copy, prepare, |at| {
+        let (code, there) = restored();
+        if code == Some(0) {
+            assert_same(&live, &there.collect());
+        } else {
+            assert_eq!((code, there.count()), (Some(4), 0), "killed at change {at}");
+            bench.run(&copy).expect(0);
+        }
+        assert_same(&live, &restored().1.collect());
+        bench.run("verify --deep --remote {url}").expect(0);
+    });
+    assert!(changes > 20, "only {changes} changes");
+    println!("a copy makes {changes} changes");
 }
 
 #[test]
@@ -223,8 +272,11 @@ fn a_repair_killed_at_any_change_loses_nothing_and_is_ended_by_the_next() {
     let prepare = || copy_tree(&bench.path("store-before"), &bench.path("store"));
     prepare();
     bench.run("verify --deep --remote {url}").expect(3);
-    let changes = kill_at_every_change(&bench, repair, prepare, |_| {
-        bench.run(repair).expect(0);
+    let changes = kill_at_every_change_of(&bench, (repair, 3), prepare, |_| {
+        // Older points in time are lost with what was damaged, until they are collected.
+        bench.run(repair).expect(3);
+        assert_same(&live, &restored(&bench));
+        bench.run("gc --execute --retention 0s --take-over --remote {url}").expect(0);
         bench.run("verify --deep --remote {url}").expect(0);
         assert_same(&live, &restored(&bench));
     });

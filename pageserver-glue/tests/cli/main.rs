@@ -30,4 +30,6 @@ mod s3_wire;
 mod stock_tools;
 mod stored;
 mod support;
+mod tenants;
 mod time;
+mod unfinished;

@@ -17,7 +17,7 @@ use crate::pack::PackInput;
 use crate::upload::{LastBundle, Upload, UploadOptions, Uploaded};
 use crate::{
     BackupPlan, Draft, Error, FailedLayer, LocalTimeline, Mirror, Progress, Result, TimelineState,
-    TimelineWriter,
+    TimelineView, TimelineWriter,
 };
 
 /// Raw bytes that go into one record, in targets of a bundle: what one timeline does before others have their turn, and
@@ -162,6 +162,11 @@ impl TimelineTask {
         let named = self.shared.read(|inner| inner.queue.changes().filter_map(named).last());
         let state = &writer.view().state;
         let Some(ancestor) = named.filter(|named| state.ancestor() != Some(named)) else { return Ok(()) };
+        // The claim would find that out when the ancestor has been told.
+        let (tenant, timeline) = self.name.clone();
+        if TimelineView::open(writer.store(), &tenant, &timeline, None).await?.state.is_deleted() {
+            return Err(Error::TimelineDeleted { tenant, timeline });
+        }
         if let Some(handle) = self.core.attached(&self.name.0, &ancestor.timeline)
             && ancestor.timeline != self.name.1
         {

@@ -70,8 +70,10 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::TimelineExists { .. }
         | Error::HasBranches { .. }
         | Error::AncestorMissing { .. }
+        | Error::AncestorLacks { .. }
         | Error::SourceDamaged { .. }
         | Error::SiblingDamaged { .. }
+        | Error::SourceEmpty { .. }
         | Error::LayerNotFound { .. }
         | Error::LayerRemoved { .. }
         | Error::NameTaken { .. }
@@ -81,7 +83,8 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::LayerChanged { .. }
         | Error::Unpackable { .. }
         | Error::MirrorTooMuch { .. }
-        | Error::UnfinishedRestore { .. } => Remedy::Person,
+        | Error::UnfinishedRestore { .. }
+        | Error::NothingCommitted { .. } => Remedy::Person,
     }
 }
 

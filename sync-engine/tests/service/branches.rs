@@ -3,7 +3,7 @@
 use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Removed, Seq, TimelineId};
 use storage_api::simulated::check_seeds;
 use sync_engine::service::{Attach, Change, Phase, Stopped};
-use sync_engine::{At, Draft, Error, TimelineView, TimelineWriter};
+use sync_engine::{At, Draft, Error, TakeOver, TimelineView, TimelineWriter, execute_delete, plan_delete};
 
 use crate::support::{Bench, MINUTE, SECOND, contents, name, tenant, timeline};
 
@@ -120,4 +120,42 @@ fn a_branch_is_deleted_by_its_service_and_its_ancestor_says_so_itself() {
         let again = process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
         assert!(matches!(again.opened().await, Err(Stopped::Stopped(_))));
     });
+}
+
+#[test]
+fn a_branch_that_was_deleted_stops_and_its_ancestor_is_not_told_again() {
+    for opened in ["before", "after"] {
+        check_seeds(0..1, async |simulation| {
+            let bench = Bench::new(&simulation);
+            let process = bench.process("pageserver").await;
+            let main = process.attach_open(&bench).await;
+            main.begin_branch(point()).await.unwrap();
+            main.detach(SECOND).await;
+            let (store, clock) = (bench.store().await, bench.clock());
+            let attach = || process.service.attach(&tenant(), &branch(), Attach::default()).unwrap();
+            let early = (opened == "before").then(attach);
+            clock.sleep(SECOND).await;
+            let options = sync_engine::WriterOptions {
+                writer: Default::default(),
+                generation: None,
+                clock: bench.clock(),
+            };
+            let view = TimelineView::open(&store, &tenant(), &branch(), None).await.unwrap();
+            let plan = plan_delete(&store, view).await.unwrap();
+            execute_delete(&store, plan, TakeOver::No, options).await.unwrap();
+            assert_eq!(points(&bench).await, []);
+            let seq = bench.view().await.state.seq();
+            let handle = early.unwrap_or_else(attach);
+            let change = Change { ancestor: ancestor(), ..bench.checkpoint(&["own"], 60) };
+            // Who attached when it was deleted may know by now.
+            if let Ok(ticket) = handle.hand_over(change) {
+                let stopped = handle.wait(ticket).await.unwrap_err();
+                assert!(
+                    matches!(&stopped, Stopped::Stopped(why) if matches!(**why, Error::TimelineDeleted { .. })),
+                    "{stopped:?}"
+                );
+            }
+            assert_eq!(bench.view().await.state.seq(), seq, "the ancestor was told");
+        });
+    }
 }

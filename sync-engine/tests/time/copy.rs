@@ -24,7 +24,7 @@ fn other_timeline() -> TimelineId {
 
 fn options(take_over: TakeOver) -> CopyOptions {
     let pack = PackOptions::default();
-    CopyOptions { writer: writer_options("copy"), pack, take_over, progress: Arc::default() }
+    CopyOptions { writer: writer_options("copy"), pack, take_over, at: At::Newest, progress: Arc::default() }
 }
 
 async fn copy(source: &Store, at: At, target: &Store, options: CopyOptions) -> Result<CopyReport, Error> {

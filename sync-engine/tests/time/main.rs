@@ -7,7 +7,11 @@ mod ancestry;
 #[path = "../gc/bench.rs"]
 mod bench;
 mod copy;
+mod copy_branches;
+mod copy_tenant;
 mod delete;
+mod family;
+mod never_begun;
 mod past;
 mod points;
 mod rebuild;
@@ -18,6 +22,7 @@ mod spy;
 #[expect(dead_code, reason = "shared with the engine's tests, which use the rest")]
 #[path = "../engine/support/mod.rs"]
 mod support;
+mod uncommitted;
 
 use std::sync::Arc;
 

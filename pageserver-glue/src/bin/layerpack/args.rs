@@ -85,15 +85,18 @@ pub(crate) enum Command {
     /// Points in time stay restorable for the retention period, by the store's clock. On a timeline that is held by its
     /// writer it only deletes, and leaves repacking until that writer has left.
     Gc(Gc),
-    /// Make a new timeline of a state of another one
+    /// Make a new timeline of a state of another one, or of all of a tenant
     ///
-    /// Inside a store the store copies the bundles itself; to another store they stream through. The new timeline is there
-    /// with its last request, and both go on independently. A branch is copied to where its ancestor is.
+    /// Inside a store the store copies the bundles itself; to another store they stream through. A new timeline is there
+    /// with its last request, and both go on independently. A branch is copied to where its ancestor is, which must have
+    /// all that the branch needs. The timelines of a tenant go with their ancestors first; what an earlier run has copied
+    /// is left as it is, and one that cannot be copied keeps its branches back and nothing else.
     Copy(Copy),
     /// Delete a timeline, for ever; a dry run without --execute
     ///
     /// A tombstone says so; its bytes go with `gc` after retention, and until then `restore --at` still finds its states.
-    /// Refused while there are branches of it. Its id is never used again.
+    /// Refused while there are branches of it. Its id is never used again. A branch that never began, of which only its
+    /// ancestor knows, is deleted too, so that the ancestor keeps no layers for it.
     Delete(Delete),
     /// Check that the store has what it should have
     ///
@@ -221,24 +224,36 @@ fn point(text: &str) -> Result<At, String> {
     }
 }
 
-/// A timeline of a tenant, `<tenant>/<timeline>`.
-fn tenant_timeline(text: &str) -> Result<(TenantId, TimelineId), String> {
-    let (tenant, timeline) = text.split_once('/').ok_or("a tenant, / and a timeline work")?;
-    let tenant = tenant.parse().map_err(|error: layer_archive::InvalidId| error.to_string())?;
-    Ok((tenant, timeline.parse().map_err(|error: layer_archive::InvalidId| error.to_string())?))
+/// What is copied, or made: a whole tenant, or one timeline of it.
+#[derive(Clone, Debug)]
+pub(crate) enum CopySubject {
+    Tenant(TenantId),
+    Timeline(TenantId, TimelineId),
+}
+
+/// `<tenant>` or `<tenant>/<timeline>`.
+fn copy_subject(text: &str) -> Result<CopySubject, String> {
+    let invalid = |error: layer_archive::InvalidId| error.to_string();
+    match text.split_once('/') {
+        None => text.parse().map(CopySubject::Tenant).map_err(invalid),
+        Some((tenant, timeline)) => {
+            let tenant = tenant.parse().map_err(invalid)?;
+            Ok(CopySubject::Timeline(tenant, timeline.parse().map_err(invalid)?))
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Copy {
     #[command(flatten)]
     pub(crate) remote: RemoteArg,
-    /// The timeline to be copied
-    #[arg(long, value_name = "TENANT/TIMELINE", value_parser = tenant_timeline)]
-    pub(crate) from: (TenantId, TimelineId),
-    /// The timeline to be made
-    #[arg(long, value_name = "TENANT/TIMELINE", value_parser = tenant_timeline)]
-    pub(crate) to: (TenantId, TimelineId),
-    /// The state to be copied; the newest if not said
+    /// The timeline to be copied, or a tenant
+    #[arg(long, value_name = "TENANT[/TIMELINE]", value_parser = copy_subject)]
+    pub(crate) from: CopySubject,
+    /// The timeline to be made, or the tenant that a tenant's timelines go to, under their ids
+    #[arg(long, value_name = "TENANT[/TIMELINE]", value_parser = copy_subject)]
+    pub(crate) to: CopySubject,
+    /// The state to be copied; the newest if not said. A record (seq) is one timeline's
     #[arg(long, value_name = POINT, value_parser = point)]
     pub(crate) at: Option<At>,
     /// The store of the timeline to be made, which must exist; the same store if not said

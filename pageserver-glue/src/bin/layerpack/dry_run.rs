@@ -114,8 +114,12 @@ impl<'a> DryRun<'a> {
         if state.is_deleted() {
             return Err(Error::TimelineDeleted { tenant: tenant.clone(), timeline: timeline.clone() }.into());
         }
+        let how = match store {
+            Some(store) => how.without_deleted_branches(store, state).await?,
+            None => how.clone(),
+        };
         let TimelinePlan { plan, skipped, warnings } =
-            plan_timeline_backup(workdir, state, how, &Arc::default()).await?;
+            plan_timeline_backup(workdir, state, &how, &Arc::default()).await?;
         self.skip(&skipped);
         self.outcome.warnings.extend(warnings);
         let id = (tenant, timeline);
@@ -150,6 +154,11 @@ impl<'a> DryRun<'a> {
         let why = explain_failure(failure);
         self.outcome.problems.push(format!("{tenant}/{timeline} would be restored without its past: {why}"));
         self.outcome.exit = self.outcome.exit.or_worse(failure.exit());
+    }
+
+    /// A timeline that a restore of everything leaves out.
+    pub(crate) fn leave_out(&mut self, why: &Error) {
+        self.outcome.warnings.push(why.to_string());
     }
 
     /// Plans the restore of a timeline. Without a work directory everything is missing.

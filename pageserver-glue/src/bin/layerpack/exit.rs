@@ -181,8 +181,11 @@ pub(crate) fn exit_of(error: &EngineError) -> Exit {
         EngineError::Ancestor { source, .. } => exit_of(source),
         EngineError::TimelineNotFound { .. }
         | EngineError::TimelineDeleted { .. }
+        | EngineError::NothingCommitted { .. }
         | EngineError::PointNotFound { .. }
         | EngineError::AncestorMissing { .. }
+        | EngineError::AncestorLacks { .. }
+        | EngineError::SourceEmpty { .. }
         | EngineError::LayerNotFound { .. }
         | EngineError::LayerRemoved { .. } => Exit::NotFound,
         EngineError::Fenced { .. } | EngineError::Held { .. } | EngineError::StaleGeneration { .. } => {

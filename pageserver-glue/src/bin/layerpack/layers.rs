@@ -60,12 +60,16 @@ pub(crate) struct BranchJson {
     pub(crate) tenant: String,
     pub(crate) timeline: String,
     pub(crate) lsn: String,
+    /// What became of it, where it is known that it is no timeline that needs its past.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gone: Option<&'static str>,
 }
 
 impl From<&BranchPoint> for BranchJson {
     fn from(point: &BranchPoint) -> Self {
         let BranchPoint { tenant, timeline, lsn } = point;
-        Self { tenant: tenant.to_string(), timeline: timeline.to_string(), lsn: lsn.to_string() }
+        let (tenant, timeline) = (tenant.to_string(), timeline.to_string());
+        Self { tenant, timeline, lsn: lsn.to_string(), gone: None }
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) async fn run(session: &Session, arguments: &Ls) -> Result<Outcome, Fa
     if let Some(ancestor) = &json.ancestor {
         let _ = writeln!(outcome.text, "its past is in its ancestor {ancestor}");
     }
-    for BranchJson { tenant: _, timeline, lsn } in &json.branches {
+    for BranchJson { tenant: _, timeline, lsn, .. } in &json.branches {
         let _ = writeln!(outcome.text, "{timeline} branches off at LSN {lsn}");
     }
     outcome.add_damage(&view.damage);

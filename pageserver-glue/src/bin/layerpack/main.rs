@@ -6,6 +6,7 @@ mod backup;
 mod cat;
 mod config;
 mod copy;
+mod copy_tenant;
 mod damage;
 mod delete;
 mod dry_run;

@@ -67,7 +67,7 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
         return Err(Failure::Usage("records are numbered by timeline: --at seq:N needs --timeline".into()));
     }
     if arguments.dry_run {
-        return dry_run(session, &store, &workdir, timelines, at).await;
+        return dry_run(session, &store, &workdir, timelines, arguments).await;
     }
     let workdir = WorkDir::create(workdir)?;
     let asked_for = arguments.selection.timeline.is_some();
@@ -76,16 +76,21 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
         timelines.iter().map(|entry| (entry.tenant.clone(), entry.timeline.clone())).collect();
     let mut run =
         Run { session, store: &store, workdir: &workdir, at, past: past::Done::default(), done: Vec::new() };
-    let mut left_alone = Vec::new();
+    let (mut left_alone, mut left_out) = (Vec::new(), Vec::new());
     for entry in timelines.drain(..) {
         // It may have come with its branch.
         if run.past.contains(&entry.tenant, &entry.timeline) {
             continue;
         }
         let CatalogEntry { tenant, timeline, listing } = entry;
-        let view = match TimelineView::open_at(&store, (&tenant, &timeline), at, listing).await {
-            // Everything that there is does not include what was deleted.
+        let view = TimelineView::open_at(&store, (&tenant, &timeline), at, listing).await;
+        let view = match view.and_then(TimelineView::require_commits) {
+            // Everything that there is does not include what was deleted, or has not come yet.
             Err(Error::TimelineDeleted { .. }) if !asked_for => continue,
+            Err(error @ Error::NothingCommitted { .. }) if !asked_for => {
+                left_out.push(error.to_string());
+                continue;
+            }
             view => view.map_err(Failure::from),
         };
         let restored = match view {
@@ -99,7 +104,7 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
         }
     }
     let mut outcome = report(session, &run.done, asked_for);
-    outcome.warnings.extend(left_alone);
+    outcome.warnings.extend(left_alone.into_iter().chain(left_out));
     Ok(outcome)
 }
 
@@ -183,8 +188,9 @@ async fn dry_run(
     store: &Store,
     workdir: &Path,
     timelines: Vec<CatalogEntry>,
-    at: At,
+    arguments: &Restore,
 ) -> Result<Outcome, Failure> {
+    let (at, asked_for) = (arguments.at.unwrap_or_default(), arguments.selection.timeline.is_some());
     let workdir = match WorkDir::open(workdir) {
         Ok(workdir) => Some(workdir),
         // A restore would make it.
@@ -200,8 +206,13 @@ async fn dry_run(
         if done.contains(&tenant, &timeline) {
             continue;
         }
-        let view = match TimelineView::open_at(store, (&tenant, &timeline), at, listing).await {
+        let view = TimelineView::open_at(store, (&tenant, &timeline), at, listing).await;
+        let view = match view.and_then(TimelineView::require_commits) {
             Err(Error::TimelineDeleted { .. }) if !alone => continue,
+            Err(error @ Error::NothingCommitted { .. }) if !asked_for => {
+                run.leave_out(&error);
+                continue;
+            }
             view => view?,
         };
         let Ancestors { views, past, error } = done.ancestors(store, &view).await?;

@@ -1,11 +1,12 @@
 //! What the commands share: settings, the opened store and the counts of its requests.
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use layer_archive::{TimelineId, WriterInfo};
+use layer_archive::WriterInfo;
 use pageserver_glue::{Absent, Access, InvalidRemoteUrl, RemoteUrl, TimelineError};
 use serde::Serialize;
 use storage_api::{Clock, Metrics, ObjectStore, RequestCounts, RetryPolicy, SystemClock};
@@ -172,7 +173,7 @@ impl Session {
         }
     }
 
-    /// The one timeline of the store that `which` names.
+    /// The one timeline of the store that `which` names, to which something was committed.
     pub(crate) async fn open_timeline(
         &self,
         argument: &RemoteArg,
@@ -181,7 +182,7 @@ impl Session {
         let store = self.open(argument).await?;
         let OneTimeline { tenant, timeline } = which;
         let view = sync_engine::TimelineView::open_existing(&store, tenant, timeline, None).await?;
-        Ok((store, view))
+        Ok((store, view.require_commits()?))
     }
 
     /// How layers are packed.
@@ -230,9 +231,9 @@ impl Session {
         WriterOptions { writer, generation: None, clock: Arc::clone(&self.clock) }
     }
 
-    /// Shows how far the work on a timeline has come, until the meter is dropped.
-    pub(crate) fn meter(&self, doing: &str, timeline: &TimelineId, progress: &Arc<Progress>) -> Meter {
-        Meter::start(self.style, format!("{doing} {timeline}"), Arc::clone(progress))
+    /// Shows how far the work on a timeline or a tenant has come, until the meter is dropped.
+    pub(crate) fn meter(&self, doing: &str, what: &impl Display, progress: &Arc<Progress>) -> Meter {
+        Meter::start(self.style, format!("{doing} {what}"), Arc::clone(progress))
     }
 
     /// What it has cost so far.

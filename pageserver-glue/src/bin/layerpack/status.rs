@@ -1,6 +1,6 @@
 //! `layerpack status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -49,6 +49,8 @@ struct TimelineJson {
     epoch: u64,
     released: bool,
     deleted: bool,
+    /// Whether its records are claims and releases alone: an unfinished backup or copy.
+    nothing_committed: bool,
     writer: WriterJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     local: Option<LocalJson>,
@@ -140,6 +142,10 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
         }
     }
     let name = |(tenant, timeline): &(TenantId, TimelineId)| format!("{tenant}/{timeline}");
+    // Of one timeline nothing is known of the others.
+    if arguments.selection.timeline.is_none() {
+        mark_gone_branches(&mut json.timelines);
+    }
     json.not_in_store = local.map(|local| local.keys().map(name).collect());
     let mut outcome = Outcome::new(&json, &session.cost());
     outcome.text = text(&json);
@@ -149,6 +155,29 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
     }
     outcome.add_damage(&damage);
     Ok(outcome)
+}
+
+/// Says of the branches of all timelines of a tenant which are no timelines, so that nobody needs what is kept for them.
+fn mark_gone_branches(timelines: &mut [TimelineJson]) {
+    let became = |json: &TimelineJson| {
+        let gone = match json {
+            // It may be anything.
+            TimelineJson { error: Some(_), .. } => None,
+            TimelineJson { deleted: true, .. } => Some("deleted"),
+            TimelineJson { seq: 0, .. } => Some("never begun"),
+            _ => None,
+        };
+        ((json.tenant.clone(), json.timeline.clone()), gone)
+    };
+    let known: BTreeMap<(String, String), Option<&'static str>> = timelines.iter().map(became).collect();
+    let tenants: BTreeSet<&String> = known.keys().map(|(tenant, _)| tenant).collect();
+    for branch in timelines.iter_mut().flat_map(|timeline| &mut timeline.branches) {
+        let id = (branch.tenant.clone(), branch.timeline.clone());
+        branch.gone = match known.get(&id) {
+            Some(gone) => *gone,
+            None => tenants.contains(&id.0).then_some("never begun"),
+        };
+    }
 }
 
 fn read_local(dir: &Path, selection: &Selection) -> Result<Local, WorkDirError> {
@@ -213,6 +242,7 @@ async fn read_timeline(
         epoch: state.epoch().0,
         released: state.is_released(),
         deleted: state.is_deleted(),
+        nothing_committed: state.nothing_committed(),
         writer: WriterJson {
             program: writer.program.clone(),
             pid: writer.pid,
@@ -256,7 +286,7 @@ fn points(survey: &Survey, plan: &GcPlan) -> Option<PointsJson> {
 
 fn compare(view: &TimelineView, local: &[(LayerName, u64)]) -> LocalJson {
     let stored = view.state.layers();
-    let here: std::collections::BTreeSet<&LayerName> = local.iter().map(|(name, _)| name).collect();
+    let here: BTreeSet<&LayerName> = local.iter().map(|(name, _)| name).collect();
     let lag = || local.iter().filter(|(name, _)| !stored.contains_key(name));
     LocalJson {
         layers: local.len(),
@@ -327,6 +357,7 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
         (_, true) => "released",
         _ => "held by its writer",
     };
+    let committed = if timeline.nothing_committed { ", nothing committed" } else { "" };
     let (raw, stored) = (human_bytes(*raw_bytes), human_bytes(*stored_bytes));
     let live = timeline.live_ratio * 100.0;
     let manifest = timeline.manifest_seq.map_or("none".into(), |seq| format!("of record {seq}"));
@@ -336,15 +367,16 @@ fn write_timeline(text: &mut String, timeline: &TimelineJson) {
     let _ = writeln!(text, "  layers    {layers}, {raw} raw");
     let _ = writeln!(text, "  stored    {stored} in {objects} objects, {live:.0} % of the bundles live");
     write_space(text, timeline);
-    let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}", timeline.seq);
+    let _ = writeln!(text, "  log       record {}, manifest {manifest}, {held}{committed}", timeline.seq);
     if let Some(lsn) = &timeline.disk_consistent_lsn {
         let _ = writeln!(text, "  durable   up to LSN {lsn}, by its metadata");
     }
     if let Some(ancestor) = &timeline.ancestor {
         let _ = writeln!(text, "  ancestor  {ancestor}");
     }
-    for BranchJson { tenant: _, timeline, lsn } in &timeline.branches {
-        let _ = writeln!(text, "  branch    {timeline} at LSN {lsn}");
+    for BranchJson { tenant: _, timeline, lsn, gone } in &timeline.branches {
+        let gone = gone.map(|gone| format!(" ({gone}: ends with layerpack delete)")).unwrap_or_default();
+        let _ = writeln!(text, "  branch    {timeline} at LSN {lsn}{gone}");
     }
     let _ = writeln!(text, "  writer    {} (pid {pid} on {}) at {time}", printable(program), printable(host));
     if let Some(LocalJson { layers, lag_bytes, not_in_store, not_in_workdir }) = &timeline.local {

@@ -315,7 +315,7 @@ fn write_plan(text: &mut String, plan: &PlanJson) {
     let (live, stored) = (human_bytes(repack.live_bytes), human_bytes(repack.stored_bytes));
     let bundles = counted(repack.bundles, "bundle");
     let _ = writeln!(text, "  repack    {bundles}: {live} of {stored} live");
-    for BranchJson { tenant: _, timeline, lsn } in &plan.ended_branches {
+    for BranchJson { timeline, lsn, .. } in &plan.ended_branches {
         let _ = writeln!(text, "  forget    the branch {timeline} at {lsn}, which is deleted");
     }
     if let Some(bytes) = plan.checkpoint_frees {
