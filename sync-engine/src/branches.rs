@@ -8,7 +8,7 @@ use layer_archive::{
     TimelineId,
 };
 
-use crate::copy::AsOf;
+use crate::point::AsOf;
 use crate::{Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter, WriterOptions};
 
 /// How many ancestors a timeline may have. Whoever has more has a mistake in them.

@@ -15,7 +15,6 @@ use layer_archive::{
 };
 use storage_api::{Body, Crc32c, Key, PutMode};
 
-pub(crate) use self::ancestors::AsOf;
 use self::ancestors::begin_branch;
 pub use self::tenant::{
     LeftOut, PlannedCopy, Standing, TenantCopyPlan, TimelineCopy, execute_tenant_copy, plan_tenant_copy,
@@ -23,6 +22,7 @@ pub use self::tenant::{
 };
 use crate::object::{read_index, read_range, twice};
 use crate::payload::PayloadUpload;
+use crate::point::AsOf;
 use crate::{
     At, Draft, Error, PackOptions, Progress, Result, Store, TakeOver, TimelineState, TimelineView,
     TimelineWriter, WriterOptions,

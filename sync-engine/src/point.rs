@@ -3,6 +3,7 @@
 //! A point is the state after a record. Until gc has collected what it needs, it is the newest manifest at or before the
 //! record, and the records between.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -43,6 +44,30 @@ impl fmt::Display for At {
             Self::Lsn(lsn) => write!(f, "LSN {lsn}"),
             Self::Time(time) => write!(f, "{}", crate::error::utc(*time)),
         }
+    }
+}
+
+/// As of when the timelines of a tenant are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AsOf {
+    /// Those of which a certain state is meant.
+    pub(crate) records: BTreeMap<TimelineId, Seq>,
+    /// The others.
+    pub(crate) others: At,
+}
+
+impl AsOf {
+    /// The point at which a timeline is read.
+    pub(crate) fn of(&self, timeline: &TimelineId) -> At {
+        self.records.get(timeline).map_or(self.others, |seq| At::Seq(*seq))
+    }
+}
+
+impl From<At> for AsOf {
+    fn from(at: At) -> Self {
+        // A number is one timeline's.
+        let others = if let At::Seq(_) = at { At::Newest } else { at };
+        Self { records: BTreeMap::new(), others }
     }
 }
 

@@ -2,38 +2,14 @@
 //!
 //! The ancestors there did not know of the branch while it was elsewhere: they may have let go of what it needs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use layer_archive::{Ancestor, BranchPoint, BundleWriter, LayerEntry, LayerName, Lsn, Seq, TimelineId};
+use layer_archive::{Ancestor, BranchPoint, BundleWriter, LayerEntry, LayerName, Lsn, Seq};
 
 use super::{CopyOptions, CopyTarget};
 use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point};
-use crate::{At, Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter};
-
-/// As of when the timelines of a tenant are read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AsOf {
-    /// Those of which a certain state is meant.
-    pub(crate) records: BTreeMap<TimelineId, Seq>,
-    /// The others.
-    pub(crate) others: At,
-}
-
-impl AsOf {
-    /// The point at which a timeline is read.
-    pub(crate) fn of(&self, timeline: &TimelineId) -> At {
-        self.records.get(timeline).map_or(self.others, |seq| At::Seq(*seq))
-    }
-}
-
-impl From<At> for AsOf {
-    fn from(at: At) -> Self {
-        // A number is one timeline's.
-        let others = if let At::Seq(_) = at { At::Newest } else { at };
-        Self { records: BTreeMap::new(), others }
-    }
-}
+use crate::point::AsOf;
+use crate::{Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter};
 
 /// Tells the ancestor of a branch that is about to be copied to `target`, and checks that it has what the branch needs:
 /// in this order, so that nothing of it can be collected in between. Where it lacks something it is told again that

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use layer_archive::{LayerEntry, Seq, TenantId, TimelineId};
 use storage_api::{ErrorKind, Operation};
 
-use super::{AsOf, CopyOptions, CopyReport, CopyTarget, copy_onto};
+use super::{CopyOptions, CopyReport, CopyTarget, copy_onto};
 use crate::catalog::TimelineListing;
+use crate::point::AsOf;
 use crate::{At, Catalog, Error, Result, Store, TimelineState, TimelineView, ancestors_first};
 
 /// What was found of a timeline of the tenant that is to be copied.
