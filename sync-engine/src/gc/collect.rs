@@ -20,6 +20,17 @@ pub struct Collected {
     pub failed: Vec<Undeleted>,
 }
 
+impl Collected {
+    /// Takes in what a second look has deleted, which has tried again what the first could not delete.
+    pub(super) fn add(&mut self, more: Self) {
+        let Self { objects, bytes, uploads, failed } = more;
+        self.objects += objects;
+        self.bytes += bytes;
+        self.uploads += uploads;
+        self.failed = failed;
+    }
+}
+
 /// An object that could not be deleted.
 #[derive(Clone, Debug)]
 pub struct Undeleted {

@@ -49,7 +49,8 @@ pub struct GcReport {
 /// Does what `plan` says of the timeline that `survey` has found.
 ///
 /// Repacks under a claim of its own where the timeline is released, and says that it is released again. Where it is held,
-/// and is not to be taken over, it only deletes, and may write a manifest, as anybody may. With a retention of zero what was repacked is deleted at once.
+/// and is not to be taken over, it only deletes, and may write a manifest, as anybody may. With a retention of zero what was
+/// repacked is deleted at once.
 pub async fn execute_gc(
     store: &Store,
     survey: Survey,
@@ -60,29 +61,31 @@ pub async fn execute_gc(
     if !plan.damage.is_empty() {
         return Ok(report);
     }
-    let mut plan = plan;
-    if plan.writes() {
-        let (view, mut known) = (survey.view, survey.known);
-        let id = (view.state.tenant().clone(), view.state.timeline().clone());
-        if options.take_over.require(&view).is_err() {
-            report.left_to = (!plan.repack.is_empty()).then(|| view.state.writer().clone());
-            report.checkpoint = snapshot(store, &view, &plan).await?;
-        } else {
-            match write(store, view, &plan, options, &mut report).await {
-                // Who has come in between, another collection or the next writer, has the timeline now.
-                Err(Error::Fenced { by, .. }) => report.left_to = Some(*by),
-                written => written?,
-            }
-            report.repacked.seq.into_iter().for_each(|seq| known.learn_ordinary(seq));
-        }
-        if options.policy.retention.is_zero() {
-            let again = survey_timeline(store, (&id.0, &id.1), None, &options.policy, None, known).await?;
-            plan = plan_gc(&again, &options.policy, options.bundle_bytes_target);
-            report.take(&plan);
-        }
+    // First, because it may be what makes room to write.
+    report.collected = collect(store, &plan).await?;
+    if !plan.writes() {
+        return Ok(report);
     }
-    if plan.damage.is_empty() {
-        report.collected = collect(store, &plan).await?;
+    let (view, mut known) = (survey.view, survey.known);
+    let id = (view.state.tenant().clone(), view.state.timeline().clone());
+    if options.take_over.require(&view).is_err() {
+        report.left_to = (!plan.repack.is_empty()).then(|| view.state.writer().clone());
+        report.checkpoint = snapshot(store, &view, &plan).await?;
+    } else {
+        match write(store, view, &plan, options, &mut report).await {
+            // Who has come in between, another collection or the next writer, has the timeline now.
+            Err(Error::Fenced { by, .. }) => report.left_to = Some(*by),
+            written => written?,
+        }
+        report.repacked.seq.into_iter().for_each(|seq| known.learn_ordinary(seq));
+    }
+    if options.policy.retention.is_zero() {
+        let again = survey_timeline(store, (&id.0, &id.1), None, &options.policy, None, known).await?;
+        let plan = plan_gc(&again, &options.policy, options.bundle_bytes_target);
+        report.take(&plan);
+        if plan.damage.is_empty() {
+            report.collected.add(collect(store, &plan).await?);
+        }
     }
     Ok(report)
 }

@@ -113,3 +113,34 @@ async fn manifests_go_first_and_where_one_stays_so_do_the_records() {
     assert!(bench.listing().await.records.len() < records);
     bench.assert_whole().await;
 }
+
+#[tokio::test]
+async fn a_full_store_gets_room_before_anything_is_written_to_it() {
+    let mut bench = half_dead().await;
+    let freed = |report: &sync_engine::gc::GcReport| report.collected.bytes;
+    // What the first run has repacked away is garbage that the next one finds.
+    let mut writer = bench.writer("pageserver").await;
+    for n in 0..20 {
+        let layer = format!("more-{n:02}");
+        bench.commit(&mut writer, &[(&layer, &contents(n, 4000))], &[]).await;
+    }
+    bench.release(writer).await;
+    let keeping = crate::bench::keeping(crate::bench::DAY);
+    assert_eq!(freed(&bench.gc(&keeping, TakeOver::No).await), 0);
+    bench.clock.advance(crate::bench::DAY * 2);
+    let mut writer = bench.writer("pageserver").await;
+    for n in 0..20 {
+        bench.commit(&mut writer, &[(&format!("last-{n:02}"), &contents(n, 4000))], &[]).await;
+    }
+    bench.release(writer).await;
+    let before = bench.stored_bytes().await;
+    let full = Spy::new(&bench.objects, |operation, keys| {
+        let writes =
+            operation == Operation::PutCreate && keys.iter().any(|key| key.as_str().contains("/log/"));
+        if writes { Fate::Lost } else { Fate::Done }
+    });
+    let full = bench.through(full).await.unwrap();
+    bench.gc_of(&full, &keeping, TakeOver::No).await.unwrap_err();
+    assert!(bench.stored_bytes().await + 10_000 < before, "{before}");
+    bench.assert_whole().await;
+}
