@@ -115,7 +115,11 @@ pub async fn change_branch_point(
     change: BranchChange,
     options: WriterOptions,
 ) -> Result<Option<Seq>> {
-    let view = TimelineView::open_existing(store, tenant, timeline, None).await?;
+    let mut view = TimelineView::open_existing(store, tenant, timeline, None).await?;
+    if change == BranchChange::Begins {
+        // With a branch point in it, an unfinished backup would pass for a timeline.
+        view = view.require_commits()?;
+    }
     let is_there = |view: &TimelineView| view.state.branch_points().any(|known| *known == point);
     if is_there(&view) == (change == BranchChange::Begins) {
         return Ok(None);

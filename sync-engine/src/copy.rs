@@ -96,7 +96,9 @@ pub async fn copy_timeline(
     target: CopyTarget<'_>,
     options: CopyOptions,
 ) -> Result<CopyReport> {
-    let as_of = AsOf::from(options.at);
+    // A number is one timeline's: of its ancestors the states of the same time are meant.
+    let at = if let At::Seq(_) = options.at { At::Time(from.state.time()) } else { options.at };
+    let as_of = AsOf::from(at);
     let there = TimelineView::open(target.store, target.tenant, target.timeline, None).await?;
     copy_onto(source, from, &as_of, target, there, options).await
 }

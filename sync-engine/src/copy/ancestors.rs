@@ -4,16 +4,16 @@
 
 use std::sync::Arc;
 
-use layer_archive::{Ancestor, BranchPoint, BundleWriter, LayerEntry, LayerName, Lsn, Seq};
+use layer_archive::{Ancestor, BranchPoint, LayerEntry, LayerName, Lsn, Seq};
 
 use super::{CopyOptions, CopyTarget};
 use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point};
 use crate::point::AsOf;
-use crate::{Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter};
+use crate::{Error, Result, Store, TimelineState, TimelineView};
 
-/// Tells the ancestor of a branch that is about to be copied to `target`, and checks that it has what the branch needs:
-/// in this order, so that nothing of it can be collected in between. Where it lacks something it is told again that
-/// there is no branch.
+/// Tells the ancestor of a branch that is about to be copied to `target`, after it was checked that it has what the branch
+/// needs, and checks that once more: nothing of it can be collected any more then. What went in between is an error, and
+/// the branch point stays, because somebody else who copies or begins the branch may rely on it.
 pub(super) async fn begin_branch(
     source: &Store,
     state: &TimelineState,
@@ -24,47 +24,17 @@ pub(super) async fn begin_branch(
     let Some(ancestor) = state.ancestor() else { return Ok(()) };
     let CopyTarget { store, tenant, timeline } = target;
     let branch = BranchPoint { tenant: tenant.clone(), timeline: timeline.clone(), lsn: ancestor.lsn };
-    let told = add_branch_point(store, branch.clone(), ancestor, options).await?;
-    let Err(error) = require_layers(source, state, as_of, target).await else { return Ok(()) };
-    if told == Told::Now {
-        let id = (tenant, &ancestor.timeline);
-        let ended = change_branch_point(store, id, branch, BranchChange::Ends, options.writer.clone()).await;
-        if let Err(error) = ended {
-            tracing::warn!(%error, "the ancestor still counts a branch that was not copied: delete the branch");
-        }
-    }
-    Err(error)
-}
-
-/// Since when an ancestor knows its branch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Now,
-    Before,
-}
-
-/// Says in the ancestor, before the branch's first record, that there is a branch.
-async fn add_branch_point(
-    store: &Store,
-    branch: BranchPoint,
-    ancestor: &Ancestor,
-    options: &CopyOptions,
-) -> Result<Told> {
-    let view = TimelineView::open(store, &branch.tenant, &ancestor.timeline, None).await?;
-    if view.state.seq() == Seq(0) || view.state.is_deleted() {
+    let view = TimelineView::open(store, tenant, &ancestor.timeline, None).await?;
+    if view.state.seq() == Seq(0) || view.state.is_deleted() || view.state.nothing_committed() {
         return Err(missing(store, &branch, ancestor));
     }
-    if view.state.branch_points().any(|point| *point == branch) {
-        return Ok(Told::Before);
+    require_layers(source, state, as_of, target).await?;
+    if view.state.branch_points().all(|point| *point != branch) {
+        options.take_over.require(&view)?;
+        let id = (tenant, &ancestor.timeline);
+        change_branch_point(store, id, branch, BranchChange::Begins, options.writer.clone()).await?;
     }
-    options.take_over.require(&view)?;
-    let mut writer = TimelineWriter::claim(store, view, options.writer.clone()).await?;
-    let draft = Draft { branch_points_added: vec![branch], released: true, ..Draft::default() };
-    writer.append(draft, BundleWriter::new()).await?;
-    if let Err(error) = writer.detach().await {
-        tracing::warn!(%error, "no manifest was written: the next writer tries again");
-    }
-    Ok(Told::Now)
+    require_layers(source, state, as_of, target).await
 }
 
 fn missing(store: &Store, branch: &BranchPoint, ancestor: &Ancestor) -> Error {
@@ -80,16 +50,24 @@ async fn require_layers(
     as_of: &AsOf,
     target: CopyTarget<'_>,
 ) -> Result<()> {
-    // The same timelines, which know their branches.
-    if Arc::ptr_eq(source.objects(), target.store.objects()) && state.tenant() == target.tenant {
-        return Ok(());
+    if knows_branch(source, state).await {
+        // The same timelines.
+        if Arc::ptr_eq(source.objects(), target.store.objects()) && state.tenant() == target.tenant {
+            return Ok(());
+        }
+        // They have spared what the branch needs.
+        if find_lacking(source, state, &AsOf::default(), target).await.is_ok() {
+            return Ok(());
+        }
     }
-    let Err(error) = find_lacking(source, state, as_of, target).await else { return Ok(()) };
-    let now = AsOf::default();
-    if *as_of != now && find_lacking(source, state, &now, target).await.is_ok() {
-        return Ok(());
-    }
-    Err(error)
+    find_lacking(source, state, as_of, target).await
+}
+
+/// Whether the ancestor at the source counts the branch now. One whose branch has ended may have collected since.
+async fn knows_branch(source: &Store, state: &TimelineState) -> bool {
+    let Some(ancestor) = state.ancestor() else { return false };
+    let view = TimelineView::open_existing(source, state.tenant(), &ancestor.timeline, None).await;
+    view.is_ok_and(|view| view.state.branch_points().any(|point| *point == state.leaving(ancestor)))
 }
 
 async fn find_lacking(

@@ -46,7 +46,7 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         | Error::TimelineDeleted { .. } => Remedy::Stop,
         // It may yet be backed up; whoever has taken it over has not taken this timeline over.
         Error::Ancestor { source, .. } => match (&**source, remedy(source)) {
-            (Error::TimelineNotFound { .. }, _) => Remedy::Again,
+            (Error::TimelineNotFound { .. } | Error::NothingCommitted { .. }, _) => Remedy::Again,
             (_, Remedy::Stop) => Remedy::Person,
             (_, remedy) => remedy,
         },

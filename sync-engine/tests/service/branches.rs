@@ -65,7 +65,8 @@ fn an_ancestor_that_nobody_looks_after_is_told_and_one_that_is_not_there_is_wait
         let options =
             sync_engine::WriterOptions { writer: Default::default(), generation: None, clock: bench.clock() };
         let mut writer = TimelineWriter::claim(&store, bench.view().await, options).await.unwrap();
-        writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+        let stored = Draft { disk_consistent_lsn: Some(Lsn(60)), released: true, ..Draft::default() };
+        writer.append(stored, BundleWriter::new()).await.unwrap();
         handle.wait(ticket).await.unwrap();
         assert_eq!(points(&bench).await, [point()]);
     });

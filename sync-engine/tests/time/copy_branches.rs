@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
-use layer_archive::{Ancestor, BundleWriter, Lsn, RemovalReason, Seq};
+use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Seq};
 use storage_api::ObjectStore;
-use sync_engine::{At, Draft, Error, Store, TimelineWriter, find_layers};
+use sync_engine::{
+    At, BranchChange, CopyTarget, Draft, Error, Store, TakeOver, TimelineView, TimelineWriter,
+    change_branch_point, copy_timeline, execute_delete, find_layers, plan_delete,
+};
 
 use crate::family::{Family, Place, at_lsn, id, layers, open, points, tenant, without};
 use crate::killed_at;
@@ -148,8 +151,8 @@ async fn where_the_ancestors_are_whole_a_branch_goes_and_reads_all_of_its_past()
     family.write(family.home(), 1, without("10-a", RemovalReason::Compacted), &["9-compacted"]).await;
     let from = open(family.home(), 2).await;
     let (tenant, timeline) = (tenant(1), id(9));
-    let target = sync_engine::CopyTarget { store: &family.store, tenant: &tenant, timeline: &timeline };
-    sync_engine::copy_timeline(&family.store, &from, target, family.copy_options(At::Newest)).await.unwrap();
+    let target = CopyTarget { store: &family.store, tenant: &tenant, timeline: &timeline };
+    copy_timeline(&family.store, &from, target, family.copy_options(At::Newest)).await.unwrap();
 }
 
 #[tokio::test]
@@ -241,13 +244,60 @@ async fn killed_at_any_request_the_next_run_copies_the_branch_and_its_point_is_t
             if there.layers().is_empty() {
                 let from = open(family.home(), 2).await;
                 let (tenant, timeline) = (tenant(2), id(2));
-                let target =
-                    sync_engine::CopyTarget { store: &family.store, tenant: &tenant, timeline: &timeline };
+                let target = CopyTarget { store: &family.store, tenant: &tenant, timeline: &timeline };
                 let mut options = family.copy_options(At::Newest);
-                options.take_over = sync_engine::TakeOver::Yes;
-                sync_engine::copy_timeline(&family.store, &from, target, options).await.unwrap();
+                options.take_over = TakeOver::Yes;
+                copy_timeline(&family.store, &from, target, options).await.unwrap();
             }
             assert_eq!(points(to, 1).await, [(id(2), 50)]);
         }
     }
+}
+
+#[tokio::test]
+async fn a_branch_that_was_deleted_is_brought_back_only_where_its_past_is_there_still() {
+    let family = Family::lived().await;
+    let home = family.home();
+    let before = open(home, 3).await.state.seq();
+    let back = |to: u32| {
+        let family = &family;
+        async move {
+            let from =
+                TimelineView::open_at(&family.store, (&tenant(1), &id(3)), At::Seq(before), None).await?;
+            let (tenant, timeline) = (tenant(1), id(to));
+            let target = CopyTarget { store: &family.store, tenant: &tenant, timeline: &timeline };
+            copy_timeline(&family.store, &from, target, family.copy_options(At::Seq(before))).await
+        }
+    };
+    let view = open(home, 3).await;
+    let plan = plan_delete(&family.store, view).await.unwrap();
+    execute_delete(&family.store, plan, TakeOver::No, family.writer_options("delete")).await.unwrap();
+    assert!(points(home, 2).await.iter().all(|(timeline, _)| *timeline != id(3)));
+    back(30).await.unwrap();
+    assert!(points(home, 2).await.contains(&(id(30), 60)));
+    // That copy goes too, and with it the reason to keep what it needs.
+    let plan = plan_delete(&family.store, open(home, 30).await).await.unwrap();
+    execute_delete(&family.store, plan, TakeOver::No, family.writer_options("delete")).await.unwrap();
+    family.write(home, 2, without("55-c", RemovalReason::Collected), &[]).await;
+    let lacks = back(31).await.unwrap_err();
+    assert!(matches!(&lacks, Error::AncestorLacks { layer, .. } if layer.as_str() == "55-c"), "{lacks}");
+    assert!(points(home, 2).await.iter().all(|(timeline, _)| *timeline != id(31)));
+    assert_eq!(open(home, 31).await.state.seq(), Seq(0));
+}
+
+#[tokio::test]
+async fn an_unfinished_backup_or_copy_is_no_ancestor() {
+    let family = Family::lived().await;
+    let second = TestStore::memory().create().await;
+    let to = Place { store: &second, tenant: 2 };
+    let claim = TimelineWriter::claim(&second, open(to, 1).await, family.writer_options("killed")).await;
+    drop(claim.unwrap());
+    let before = open(to, 1).await.state;
+    let refused = family.copy(2, to, At::Newest).await.unwrap_err();
+    assert!(matches!(refused, Error::AncestorMissing { .. }), "{refused}");
+    let point = BranchPoint { tenant: tenant(2), timeline: id(2), lsn: Lsn(50) };
+    let (of, options) = ((&tenant(2), &id(1)), family.writer_options("backup"));
+    let refused = change_branch_point(&second, of, point, BranchChange::Begins, options).await.unwrap_err();
+    assert!(matches!(refused, Error::NothingCommitted { .. }), "{refused}");
+    assert_eq!(open(to, 1).await.state, before);
 }

@@ -88,7 +88,7 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
             // Everything that there is does not include what was deleted, or has not come yet.
             Err(Error::TimelineDeleted { .. }) if !asked_for => continue,
             Err(error @ Error::NothingCommitted { .. }) if !asked_for => {
-                left_out.push(error.to_string());
+                left_out.push(((tenant, timeline), error.to_string()));
                 continue;
             }
             view => view.map_err(Failure::from),
@@ -103,8 +103,8 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
             Ok(()) => {}
         }
     }
-    let mut outcome = report(session, &run.done, asked_for);
-    outcome.warnings.extend(left_alone.into_iter().chain(left_out));
+    let mut outcome = report(session, &run.done, &left_out, asked_for);
+    outcome.warnings.extend(left_alone.into_iter().chain(left_out.into_iter().map(|(_, why)| why)));
     Ok(outcome)
 }
 
@@ -231,8 +231,17 @@ async fn dry_run(
     Ok(run.finish())
 }
 
-fn report(session: &Session, done: &[Done], asked_for: bool) -> Outcome {
+fn report(
+    session: &Session,
+    done: &[Done],
+    left_out: &[((TenantId, TimelineId), String)],
+    asked_for: bool,
+) -> Outcome {
     let mut json = RestoreJson::default();
+    json.skipped.extend(left_out.iter().map(|((tenant, timeline), why)| SkippedJson {
+        path: format!("tenants/{tenant}/timelines/{timeline}"),
+        reason: why.clone(),
+    }));
     for ((tenant, timeline), restored) in done {
         let id = (tenant, timeline);
         json.timelines.push(TimelineJson::new(id, restored));
