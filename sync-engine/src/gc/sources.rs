@@ -94,8 +94,17 @@ pub fn plan_repack(state: &TimelineState, policy: &GcPolicy, bundle_bytes_target
         candidate.bundle.stored_bytes <= policy.small_bundle_bytes
             && !chosen.ids.contains(&candidate.bundle.id)
     });
+    let before = chosen.clone();
+    let mut joined = Vec::new();
     for candidate in neighbours(small.collect(), policy.small_bundles_min) {
-        chosen.add(candidate);
+        if chosen.add(candidate) {
+            joined.push(candidate.bundle.live_bytes);
+        }
+    }
+    // Of as many bundles as before nothing is gained, and the next run would find them again.
+    let bundles = joined.iter().sum::<u64>().div_ceil(bundle_bytes_target.max(1));
+    if bundles >= joined.len() as u64 {
+        chosen = before;
     }
     let sources = candidates.into_values().filter(|candidate| chosen.ids.contains(&candidate.bundle.id));
     RepackPlan {
@@ -122,6 +131,7 @@ impl Candidate {
     }
 }
 
+#[derive(Clone)]
 struct Chosen {
     bytes_left: u64,
     requests_left: usize,
@@ -129,14 +139,16 @@ struct Chosen {
 }
 
 impl Chosen {
-    /// Takes a bundle, if it fits what is left.
-    fn add(&mut self, candidate: &Candidate) {
+    /// Takes a bundle, if it fits what is left. Whether it does.
+    fn add(&mut self, candidate: &Candidate) -> bool {
         let live = candidate.bundle.live_bytes;
-        if live <= self.bytes_left && self.requests_left >= SOURCE_REQUESTS {
+        let fits = live <= self.bytes_left && self.requests_left >= SOURCE_REQUESTS;
+        if fits {
             self.bytes_left -= live;
             self.requests_left -= SOURCE_REQUESTS;
             self.ids.insert(candidate.bundle.id);
         }
+        fits
     }
 }
 

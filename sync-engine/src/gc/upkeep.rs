@@ -55,8 +55,7 @@ impl Upkeep {
         now: Option<SystemTime>,
         known: &mut KnownRecords,
     ) -> Result<Self> {
-        let survey =
-            survey_timeline(store, (tenant, timeline), None, policy, now, std::mem::take(known)).await?;
+        let survey = survey_timeline(store, (tenant, timeline), None, policy, now, known.clone()).await?;
         let plan = plan_gc(&survey, policy, bundle_bytes_target);
         let mut report = GcReport::of(&survey, &plan);
         let state = &survey.view.state;
@@ -65,11 +64,12 @@ impl Upkeep {
         let is_sound = plan.damage.is_empty();
         if is_sound {
             report.collected = collect(store, &plan).await?;
+            // What is damaged may lie about which records are claims.
+            *known = survey.known;
             if repacker == Repacker::Nobody {
                 report.checkpoint = snapshot(store, &survey.view, &plan).await?;
             }
         }
-        *known = survey.known;
         Ok(Self {
             policy: *policy,
             bundle_bytes_target,

@@ -92,7 +92,9 @@ impl TimelineHandle {
 
     async fn change_branch(&self, point: BranchPoint, change: BranchChange) -> Result<(), Stopped> {
         let is_done = |inner: &Inner| {
-            inner.opened && inner.stored_branches.contains(&point) == (change == BranchChange::Begins)
+            // What waits to be said of it, or is on its way, may be the opposite.
+            let is_settled = inner.opened && !inner.branches.contains_key(&point);
+            is_settled && inner.stored_branches.contains(&point) == (change == BranchChange::Begins)
         };
         self.shared.nudge(|inner| {
             if !is_done(inner) {

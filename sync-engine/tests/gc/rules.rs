@@ -402,3 +402,17 @@ async fn a_plan_writes_and_deletes_nothing_and_says_what_it_costs() {
     let spent = usize::try_from(bench.counts().requests() - counts).unwrap();
     assert!(estimate <= spent && spent <= estimate + 20, "{estimate} estimated, {spent} spent");
 }
+
+#[tokio::test]
+async fn bundles_that_would_not_become_fewer_are_not_joined() {
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("pageserver").await;
+    for n in 0..17 {
+        bench.commit(&mut writer, &[(&format!("layer-{n:02}"), &contents(n, 40_000))], &[]).await;
+    }
+    bench.release(writer).await;
+    let survey = bench.survey(&NONE).await;
+    let stored = survey.view.state.bundles()[0].stored_bytes;
+    assert!(sync_engine::gc::plan_repack(&survey.view.state, &NONE, stored * 3 / 2).is_empty());
+    assert!(!sync_engine::gc::plan_repack(&survey.view.state, &NONE, stored * 20).is_empty());
+}

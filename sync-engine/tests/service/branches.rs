@@ -160,3 +160,27 @@ fn a_branch_that_was_deleted_stops_and_its_ancestor_is_not_told_again() {
         });
     }
 }
+
+#[test]
+fn of_what_is_said_of_a_branch_the_last_word_counts() {
+    check_seeds(0..3, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("pageserver").await;
+        let main = process.attach_open(&bench).await;
+        main.begin_branch(point()).await.unwrap();
+        // Whoever said that it has ended does not wait for it.
+        let mut ended = Box::pin(main.end_branch(point()));
+        assert!(futures::poll!(&mut ended).is_pending());
+        drop(ended);
+        main.begin_branch(point()).await.unwrap();
+        bench.clock().sleep(MINUTE).await;
+        assert_eq!((points(&bench).await, main.branch_points()), (vec![point()], vec![point()]));
+        let other = BranchPoint { lsn: Lsn(40), ..point() };
+        let mut begun = Box::pin(main.begin_branch(other.clone()));
+        assert!(futures::poll!(&mut begun).is_pending());
+        drop(begun);
+        main.end_branch(other).await.unwrap();
+        bench.clock().sleep(MINUTE).await;
+        assert_eq!(points(&bench).await, [point()]);
+    });
+}
