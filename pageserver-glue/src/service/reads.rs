@@ -13,7 +13,7 @@ use sync_engine::{
     AncestorReader, AncestorReaders, DurableDir, Error, OnDemandTimeline, ReadPool, Residency,
     TimelineReader, TimelineView,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::AttachedTimeline;
 use crate::WorkDir;
@@ -45,8 +45,8 @@ pub(super) struct Reads {
     pool: Arc<ReadPool>,
     workdir: WorkDir,
     timeline: OnceCell<OnDemandTimeline>,
-    /// Of a branch, opened when it is first asked for a layer that is not its own.
-    ancestors: OnceCell<AncestorReaders>,
+    /// Of a branch, opened when it is first asked for a layer that is not its own, and again where not all could be.
+    ancestors: Mutex<Option<Arc<AncestorReaders>>>,
 }
 
 /// A timeline that a branch was branched from, directly or not.
@@ -64,7 +64,7 @@ pub struct AncestorTimeline {
 
 impl Reads {
     pub(super) fn new(uploads: UploadService, pool: Arc<ReadPool>, workdir: WorkDir) -> Self {
-        Self { uploads, pool, workdir, timeline: OnceCell::new(), ancestors: OnceCell::new() }
+        Self { uploads, pool, workdir, timeline: OnceCell::new(), ancestors: Mutex::default() }
     }
 
     /// Opens the timeline for reading, after its files were compared with the store.
@@ -82,11 +82,24 @@ impl Reads {
         self.timeline.get_or_try_init(open).await
     }
 
-    /// The ancestors of the timeline.
-    async fn ancestors(&self, timeline: &OnDemandTimeline) -> Result<&AncestorReaders, ReadError> {
+    /// The ancestors of the timeline, as they were opened for reading.
+    async fn ancestors(&self, timeline: &OnDemandTimeline) -> Result<Arc<AncestorReaders>, ReadError> {
+        let mut known = self.ancestors.lock().await;
+        match &*known {
+            Some(ancestors) if ancestors.ancestors().1.is_none() => Ok(Arc::clone(ancestors)),
+            _ => {
+                let ancestors = self.open_ancestors(timeline).await?;
+                *known = Some(Arc::clone(&ancestors));
+                Ok(ancestors)
+            }
+        }
+    }
+
+    /// The ancestors of the timeline, as they are now.
+    async fn open_ancestors(&self, timeline: &OnDemandTimeline) -> Result<Arc<AncestorReaders>, ReadError> {
         let store = self.uploads.store().await?;
         let state = &timeline.reader().view().state;
-        Ok(self.ancestors.get_or_init(|| AncestorReaders::open(store, state, &self.pool)).await)
+        Ok(Arc::new(AncestorReaders::open(store, state, &self.pool).await))
     }
 
     /// The ancestor that has a layer which the timeline itself does not have, as `error` says.
@@ -95,12 +108,12 @@ impl Reads {
         timeline: &OnDemandTimeline,
         layer: &LayerName,
         error: Arc<Error>,
-    ) -> Result<&TimelineReader, ReadError> {
+    ) -> Result<Arc<AncestorReader>, ReadError> {
         if !matches!(*error, Error::LayerNotFound { .. } | Error::LayerRemoved { .. }) {
             return Err(ReadError::Engine(error));
         }
         match self.ancestors(timeline).await?.find(layer).await {
-            Ok(Some(ancestor)) => Ok(&ancestor.reader),
+            Ok(Some(ancestor)) => Ok(ancestor),
             Ok(None) => Err(ReadError::Engine(error)),
             Err(broken) => Err(ReadError::Engine(broken)),
         }
@@ -113,10 +126,10 @@ impl Reads {
             Err(error) => error,
         };
         let ancestor = self.ancestor_with(timeline, layer, error).await?;
-        let view = ancestor.view();
+        let view = ancestor.reader.view();
         let dir = self.workdir.timeline_dir(view.state.tenant(), view.state.timeline());
         let dir = DurableDir::create(dir)?;
-        Ok(ancestor.fetch_file(layer, &dir).await?)
+        Ok(ancestor.reader.fetch_file(layer, &dir).await?)
     }
 
     async fn read_at(
@@ -130,7 +143,7 @@ impl Reads {
             Ok(bytes) => Ok(bytes),
             Err(error) => {
                 let ancestor = self.ancestor_with(timeline, layer, Arc::new(error)).await?;
-                Ok(ancestor.read_at(layer, range).await?)
+                Ok(ancestor.reader.read_at(layer, range).await?)
             }
         }
     }
@@ -193,11 +206,12 @@ impl AttachedTimeline {
     pub fn ancestors(&self, timeout: Duration) -> Result<Vec<AncestorTimeline>, ReadError> {
         self.read_within(timeout, async {
             let timeline = self.reads.open(&self.handle).await?;
-            let (ancestors, broken) = self.reads.ancestors(timeline).await?.ancestors();
+            let opened = self.reads.open_ancestors(timeline).await?;
+            let (ancestors, broken) = opened.ancestors();
             if let Some(error) = broken {
                 return Err(ReadError::Engine(Arc::clone(error)));
             }
-            Ok(ancestors.iter().map(AncestorTimeline::new).collect())
+            Ok(ancestors.iter().map(|ancestor| AncestorTimeline::new(ancestor)).collect())
         })
     }
 

@@ -280,3 +280,40 @@ fn a_branch_reads_and_fetches_what_its_ancestor_has_below_it_whatever_is_on_the_
         });
     }
 }
+
+#[test]
+fn an_ancestor_that_was_out_of_reach_is_looked_for_again_and_listed_as_it_is_now() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let workdir = TempDir::new().unwrap();
+    let timelines = workdir.path().join("tenants").join(ID).join("timelines");
+    let (below, more) = (image_at(0x0140_0000), image_at(0x0141_0000));
+    fs::create_dir_all(timelines.join(ID)).unwrap();
+    fs::create_dir_all(timelines.join(BRANCH)).unwrap();
+    put(&timelines.join(ID), &below, &[1; 10_000]);
+    let service = Service::start(config(&objects, workdir.path())).unwrap();
+    let attach = |id: &str| service.attach(&ID.parse().unwrap(), &id.parse().unwrap(), None).unwrap();
+    let main = attach(ID);
+    main.wait(main.checkpoint(&[name(&below)], None, None).unwrap(), SOON).unwrap();
+    let branch = attach(BRANCH);
+    branch.wait(branch.checkpoint(&[], Some(metadata_of_branch()), None).unwrap(), SOON).unwrap();
+    // Its claim is what every opening needs.
+    let key =
+        storage_api::Key::new(format!("tenants/{ID}/timelines/{ID}/log/0000000000000001.tar.zst")).unwrap();
+    let claim = runtime().block_on(storage_api::ObjectStoreExt::get_bytes(
+        &*objects,
+        &key,
+        storage_api::GetRange::Full,
+        1 << 20,
+    ));
+    runtime().block_on(objects.delete(std::slice::from_ref(&key))).unwrap();
+    let lost = branch.read_at(&name(&below), 0..1, SOON).unwrap_err();
+    assert!(lost.to_string().contains("ancestor"), "{lost}");
+    assert!(branch.ancestors(SOON).is_err());
+    let claim = storage_api::Body::new(claim.unwrap().1);
+    runtime().block_on(objects.put(&key, claim, storage_api::PutMode::Create)).unwrap();
+    assert_eq!(branch.read_at(&name(&below), 0..1, SOON).unwrap(), [1].as_slice());
+    put(&timelines.join(ID), &more, &[2; 10_000]);
+    main.wait(main.checkpoint(&[name(&more)], None, None).unwrap(), SOON).unwrap();
+    assert_eq!(branch.ancestors(SOON).unwrap()[0].layers.len(), 2);
+    assert_eq!(branch.read_at(&name(&more), 0..1, SOON).unwrap(), [2].as_slice());
+}

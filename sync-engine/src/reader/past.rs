@@ -11,7 +11,7 @@ use crate::{AncestorView, Ancestry, Error, Result, Store, TimelineState};
 /// The ancestors of a branch, the nearest first.
 #[derive(Debug)]
 pub struct AncestorReaders {
-    readers: Vec<AncestorReader>,
+    readers: Vec<Arc<AncestorReader>>,
     /// Why the way to the others is broken, where it is.
     broken: Option<Arc<Error>>,
 }
@@ -40,10 +40,10 @@ impl AncestorReaders {
         let broken = loop {
             match ancestry.next().await {
                 Ok(Some(AncestorView { view, lsn })) => {
-                    readers.push(AncestorReader {
+                    readers.push(Arc::new(AncestorReader {
                         reader: TimelineReader::new(store, view, Arc::clone(pool)),
                         lsn,
-                    });
+                    }));
                 }
                 Ok(None) => break None,
                 Err(error) => break Some(Arc::new(error)),
@@ -53,7 +53,7 @@ impl AncestorReaders {
     }
 
     /// The ancestors that could be opened, the nearest first, and why the way to the others is broken, where it is.
-    pub fn ancestors(&self) -> (&[AncestorReader], Option<&Arc<Error>>) {
+    pub fn ancestors(&self) -> (&[Arc<AncestorReader>], Option<&Arc<Error>>) {
         (&self.readers, self.broken.as_ref())
     }
 
@@ -62,14 +62,14 @@ impl AncestorReaders {
     ///
     /// # Errors
     /// What broke the way to an ancestor that may have it.
-    pub async fn find(&self, layer: &LayerName) -> Result<Option<&AncestorReader>, Arc<Error>> {
+    pub async fn find(&self, layer: &LayerName) -> Result<Option<Arc<AncestorReader>>, Arc<Error>> {
         if let Some(found) = self.readers.iter().find(|ancestor| ancestor.has(layer)) {
-            return Ok(Some(found));
+            return Ok(Some(Arc::clone(found)));
         }
         for ancestor in &self.readers {
             ancestor.reader.reopen(&ancestor.reader.view()).await.map_err(Arc::new)?;
             if ancestor.has(layer) {
-                return Ok(Some(ancestor));
+                return Ok(Some(Arc::clone(ancestor)));
             }
         }
         self.broken.as_ref().map_or(Ok(None), |error| Err(Arc::clone(error)))

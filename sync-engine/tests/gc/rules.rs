@@ -413,6 +413,6 @@ async fn bundles_that_would_not_become_fewer_are_not_joined() {
     bench.release(writer).await;
     let survey = bench.survey(&NONE).await;
     let stored = survey.view.state.bundles()[0].stored_bytes;
-    assert!(sync_engine::gc::plan_repack(&survey.view.state, &NONE, stored * 3 / 2).is_empty());
-    assert!(!sync_engine::gc::plan_repack(&survey.view.state, &NONE, stored * 20).is_empty());
+    assert!(plan_repack(&survey.view.state, &NONE, stored * 3 / 2).is_empty());
+    assert!(!plan_repack(&survey.view.state, &NONE, stored * 20).is_empty());
 }
