@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -173,24 +173,27 @@ async fn directories_removed_by_others_are_made_again() {
 async fn a_put_survives_the_removal_of_its_empty_directories() {
     let root = TempDir::new().unwrap();
     let store = LocalStore::open(root.path()).unwrap();
-    let is_done = Arc::new(AtomicBool::new(false));
-    let (path, stop) = (root.path().to_owned(), Arc::clone(&is_done));
+    let (is_done, removed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (path, stop, count) = (root.path().to_owned(), Arc::clone(&is_done), Arc::clone(&removed));
     let vandal = std::thread::spawn(move || {
-        let mut removed = 0;
         while !stop.load(Ordering::Relaxed) {
             for dir in ["a/b/c", "a/b", "a"] {
-                removed += u32::from(fs::remove_dir(path.join(dir)).is_ok());
+                count.fetch_add(u32::from(fs::remove_dir(path.join(dir)).is_ok()), Ordering::Relaxed);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
-        removed
     });
-    for _ in 0..60 {
+    // As long as it takes until the two have met.
+    for round in 0..50_000 {
+        if round >= 60 && removed.load(Ordering::Relaxed) >= 3 {
+            break;
+        }
         store.put(&key("a/b/c/object"), Body::new("x"), PutMode::Create).await.unwrap();
         store.delete(&[key("a/b/c/object")]).await.unwrap();
     }
     is_done.store(true, Ordering::Relaxed);
-    assert!(vandal.join().unwrap() > 0, "no directory was ever removed");
+    vandal.join().unwrap();
+    assert!(removed.load(Ordering::Relaxed) > 0, "no directory was ever removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
