@@ -87,7 +87,10 @@ impl Verify<'_> {
     ) -> Result<Vec<Problem>> {
         let index = match read_index(self.objects, key, u64::from(needed.bundle.tail_len)).await {
             Ok(index) => index,
-            Err(error) => return Ok(vec![Problem::of_nothing(problem(error)?)]),
+            Err(error) => {
+                let (what, hits) = (problem(error)?, Hits::Named(self.unreadable(needed, key).await?));
+                return Ok(vec![Problem { what, hits }]);
+            }
         };
         let mut problems = Vec::new();
         let indexed: BTreeSet<_> =
@@ -104,6 +107,22 @@ impl Verify<'_> {
             VerifyDepth::Stored | VerifyDepth::Listing => self.stored_checksum(&index, key).await?,
         });
         Ok(problems)
+    }
+
+    /// The layers whose frames do not read. The timeline's state knows where they are, whatever became of the index.
+    async fn unreadable(&self, needed: &NeededBundle, key: &Key) -> Result<BTreeSet<LayerName>> {
+        let mut unreadable = BTreeSet::new();
+        for NeededLayer { layer, .. } in &needed.layers {
+            let location = &layer.place.location;
+            let is_right = match read_range(self.objects, key, location.start..location.end()).await {
+                Ok(stored) => layer_archive::Crc32c::of(&stored) == location.crc32c,
+                Err(error) => problem(error).map(|_| false)?,
+            };
+            if !is_right {
+                unreadable.insert(layer.name.clone());
+            }
+        }
+        Ok(unreadable)
     }
 
     /// Compares the checksum that the store keeps of a bundle with what its index says.

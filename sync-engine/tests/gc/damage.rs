@@ -277,3 +277,22 @@ async fn a_source_that_is_damaged_stays_and_the_others_are_repacked() {
     assert!(matches!(bundle("live-1"), BundleId::Payload(_)));
     bench.objects.head(&key).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_bundle_that_is_overwritten_with_its_index_costs_the_layers_in_it() {
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("pageserver").await;
+    bench.commit(&mut writer, &[("a", &[1; 3000]), ("b", &[2; 3000])], &[]).await;
+    bench.release(writer).await;
+    let view = open(&bench.store).await;
+    let key = view.keys.record(Seq(2)).unwrap();
+    let len = view.listing.records[&Seq(2)].size;
+    bench.delete(key.clone()).await;
+    let zeros = Body::new(vec![0; usize::try_from(len).unwrap()]);
+    bench.objects.put(&key, zeros, PutMode::Create).await.unwrap();
+    let depth = sync_engine::VerifyDepth::Deep;
+    let report = sync_engine::verify_timeline(&bench.store, &open(&bench.store).await, depth).await.unwrap();
+    let found = report.findings.iter().find(|finding| finding.object == key.as_str()).unwrap();
+    let layers: Vec<&str> = found.layers.iter().map(|layer| layer.as_str()).collect();
+    assert_eq!(layers, ["a", "b"]);
+}
