@@ -90,7 +90,8 @@ async fn ancestors(store: &Store, state: &TimelineState) -> Result<Vec<Ancestor>
     }
     let mut ancestors = Vec::new();
     for other in Catalog::read(store, Some(state.tenant()), None).await?.timelines {
-        let other = TimelineView::open(store, &other.tenant, &other.timeline, other.listing).await?.state;
+        let id = (&other.tenant, &other.timeline);
+        let other = sibling(store, state.timeline(), id, other.listing).await?;
         if other.is_deleted() {
             continue;
         }

@@ -233,9 +233,7 @@ async fn append(
     writer.append(draft, bundle).await?;
     writer.put_manifest().await?;
     // The newest manifest is no floor: with one more gc can let go of what was damaged when its time has come.
-    let state = &writer.view().state;
-    let (metadata, disk_consistent_lsn) = (state.metadata().cloned(), state.disk_consistent_lsn());
-    let draft = Draft { released: true, metadata, disk_consistent_lsn, ..Draft::default() };
+    let draft = Draft { released: true, ..Draft::repeating_metadata(&writer.view().state) };
     writer.append(draft, BundleWriter::new()).await?;
     writer.put_manifest().await?;
     Ok(())

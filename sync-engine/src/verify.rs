@@ -23,7 +23,7 @@ pub enum VerifyDepth {
     /// Manifests, the records between them, and whether every bundle is there and as long as it should be.
     Listing,
     /// Also the checksum that the store keeps of every bundle that holds a layer of some point in time, and of every
-    /// record: their indexes are read, their frames are not.
+    /// record: their indexes are read, their frames are not, unless an index does not read.
     Stored,
     /// Also every byte of every bundle that holds a layer of some point in time, and every record.
     Deep,

@@ -18,7 +18,7 @@ use storage_api::{Body, Clock, Key, PutMode};
 use self::claim::Reign;
 use self::pending::{Created, PendingRecord};
 use crate::view::{ManifestUsed, TimelineView};
-use crate::{Error, Result, Store};
+use crate::{Error, Result, Store, TimelineState};
 
 /// A manifest is due when so many records have passed since the last one...
 const MANIFEST_RECORDS_MIN: u64 = 64;
@@ -53,6 +53,17 @@ pub struct Draft {
     pub removed: Vec<Removed>,
     pub released: bool,
     pub deleted: bool,
+}
+
+impl Draft {
+    /// A commit that says the metadata of `state` again.
+    ///
+    /// The record that brought it may be about to be collected, and who extracts the records with stock tools finds it in
+    /// the last one.
+    pub(crate) fn repeating_metadata(state: &TimelineState) -> Self {
+        let (metadata, disk_consistent_lsn) = (state.metadata().cloned(), state.disk_consistent_lsn());
+        Self { metadata, disk_consistent_lsn, ..Self::default() }
+    }
 }
 
 /// A timeline that this process has claimed.
@@ -234,7 +245,8 @@ impl TimelineWriter {
         }
     }
 
-    fn fenced(&self, seq: Seq, by: &WriterInfo) -> Error {
+    /// The error of a writer that `by` has fenced with its claim `seq`.
+    pub(crate) fn fenced(&self, seq: Seq, by: &WriterInfo) -> Error {
         let (tenant, timeline) = (self.view.state.tenant().clone(), self.view.state.timeline().clone());
         Error::Fenced { tenant, timeline, seq, by: Box::new(by.clone()) }
     }

@@ -89,11 +89,8 @@ impl AttachedTimeline {
         let frozen = layers;
         let layers = layers.iter().map(|name| self.look_up(name)).collect::<Result<_, _>>()?;
         let removed = removed(replaced, RemovalReason::Compacted);
-        let (metadata, ancestor) = match metadata {
-            Some(bytes) => describe(bytes, lsn).map(|(metadata, ancestor)| (Some(metadata), ancestor))?,
-            None => (None, None),
-        };
-        let ticket = self.handle.hand_over(Change { layers, removed, metadata, ancestor })?;
+        let said = metadata.map(|bytes| describe(bytes, lsn)).transpose()?.unwrap_or_default();
+        let ticket = self.handle.hand_over(Change { layers, removed, ..said })?;
         frozen.iter().for_each(|layer| self.reads.set_local(layer, Residency::Local));
         Ok(ticket)
     }
@@ -193,19 +190,19 @@ fn removed(layers: &[LayerName], reason: RemovalReason) -> Vec<Removed> {
     layers.iter().map(|name| Removed { name: name.clone(), reason }).collect()
 }
 
-/// The metadata as the file that belongs in the directory, its LSN, and the ancestor that it names.
-#[expect(clippy::type_complexity, reason = "what a change is made of")]
-fn describe(
-    bytes: Vec<u8>,
-    lsn: Option<Lsn>,
-) -> Result<((TimelineMetadata, Option<Lsn>), Option<Ancestor>), CheckpointError> {
+/// What metadata says: the file that belongs in the directory, its LSN, and the ancestor that it names. Metadata of a form that
+/// is not known here is carried as it is, and says nothing.
+fn describe(bytes: Vec<u8>, lsn: Option<Lsn>) -> Result<Change, CheckpointError> {
     let parsed = ParsedMetadata::parse(&bytes).ok();
-    let ancestor = parsed.as_ref().and_then(|metadata| metadata.ancestor.clone());
     let file_name = LayerName::new(METADATA_FILE).map_err(|error| CheckpointError::Layer {
         path: METADATA_FILE.into(),
         source: io::Error::other(error),
     })?;
-    let lsn = parsed.map(|metadata| metadata.disk_consistent_lsn).or(lsn);
-    let ancestor = ancestor.map(|(timeline, lsn)| Ancestor { timeline, lsn });
-    Ok(((TimelineMetadata { file_name, bytes }, lsn), ancestor))
+    let lsn = parsed.as_ref().map(|metadata| metadata.disk_consistent_lsn).or(lsn);
+    let ancestor = parsed.and_then(|metadata| metadata.ancestor);
+    Ok(Change {
+        metadata: Some((TimelineMetadata { file_name, bytes }, lsn)),
+        ancestor: ancestor.map(|(timeline, lsn)| Ancestor { timeline, lsn }),
+        ..Change::default()
+    })
 }

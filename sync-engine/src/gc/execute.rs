@@ -153,13 +153,9 @@ async fn write(
     if checkpoint && let Err(error) = writer.put_manifest().await {
         return Err(writer.release_after(error).await);
     }
-    // The metadata goes along: the record that brought it may be about to be collected, and who extracts the records with
-    // stock tools finds it in the last one.
-    let state = &writer.view().state;
-    let (metadata, disk_consistent_lsn) = (state.metadata().cloned(), state.disk_consistent_lsn());
     let branch_points_removed = plan.ended_branches.clone();
     let draft =
-        Draft { released: true, metadata, disk_consistent_lsn, branch_points_removed, ..Draft::default() };
+        Draft { released: true, branch_points_removed, ..Draft::repeating_metadata(&writer.view().state) };
     writer.append(draft, BundleWriter::new()).await?;
     report.ended_branches = plan.ended_branches.len();
     report.seq = writer.view().state.seq();

@@ -10,7 +10,7 @@ use super::{
     Checkpoint, GcPolicy, GcReport, KnownRecords, collect, plan_gc, plan_repack, repack_bytes_max,
     survey_timeline,
 };
-use crate::{Error, Result, Store, TimelineWriter};
+use crate::{Draft, Result, Store, TimelineWriter};
 
 /// Requests of one step, about: what waits to be uploaded waits for them.
 const STEP_REQUESTS_MAX: usize = 192;
@@ -118,10 +118,8 @@ impl Upkeep {
         let is_snapshot = writer.view().manifest.is_some_and(|manifest| manifest.seq == state.seq());
         let pushes_floor = is_last && self.writes_manifest && is_snapshot;
         if !is_last || !draft.branch_points_removed.is_empty() || pushes_floor {
-            // The record that brought the metadata may be about to be collected, and who extracts the records with stock
-            // tools finds it in the last one.
-            (draft.metadata, draft.disk_consistent_lsn) =
-                (state.metadata().cloned(), state.disk_consistent_lsn());
+            let Draft { moved, payloads, branch_points_removed, .. } = draft;
+            let draft = Draft { moved, payloads, branch_points_removed, ..Draft::repeating_metadata(state) };
             let ended_branches = draft.branch_points_removed.len();
             writer.append(draft, BundleWriter::new()).await?;
             self.report.ended_branches += ended_branches;
@@ -141,12 +139,10 @@ impl Upkeep {
 
     /// A claim that is newer than the writer's has fenced it, though it does not know yet.
     fn require_unfenced(&self, writer: &TimelineWriter) -> Result<()> {
-        let state = &writer.view().state;
         let (seq, by) = &self.claim;
-        if *seq <= state.claim() {
+        if *seq <= writer.view().state.claim() {
             return Ok(());
         }
-        let (tenant, timeline) = (state.tenant().clone(), state.timeline().clone());
-        Err(Error::Fenced { tenant, timeline, seq: *seq, by: Box::new(by.clone()) })
+        Err(writer.fenced(*seq, by))
     }
 }
