@@ -13,6 +13,9 @@ use crate::{Finding, TimelineState};
 /// A claim has at most so many bytes: a larger record holds layers, or held some.
 const CLAIM_BYTES_MAX: u64 = 4 << 10;
 
+/// So many times the bytes of the metadata are written, about, to move the floor on.
+const METADATA_COST: u64 = 4;
+
 /// What a collection is about to do.
 #[derive(Clone, Debug, Default)]
 pub struct GcPlan {
@@ -260,7 +263,10 @@ impl Judge<'_> {
             }
         }
         let manifest = view.manifest.map_or(0, |manifest| manifest.stored_bytes);
-        if freed >= manifest.max(policy.checkpoint_bytes_min) {
+        // Who moves the floor on repeats the metadata in a record, which is garbage the next time: twice, in its commit and
+        // as a member of its tar.
+        let metadata = view.state.metadata().map_or(0, |metadata| metadata.bytes.len() as u64);
+        if freed >= manifest.max(policy.checkpoint_bytes_min).max(metadata.saturating_mul(METADATA_COST)) {
             Checkpoint::Frees(freed)
         } else {
             Checkpoint::No

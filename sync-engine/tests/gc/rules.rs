@@ -416,3 +416,25 @@ async fn bundles_that_would_not_become_fewer_are_not_joined() {
     assert!(plan_repack(&survey.view.state, &NONE, stored * 3 / 2).is_empty());
     assert!(!plan_repack(&survey.view.state, &NONE, stored * 20).is_empty());
 }
+
+#[tokio::test]
+async fn large_metadata_does_not_push_the_floor_on_for_ever() {
+    for len in [512, 3000, 9000, 60_000] {
+        let mut bench = Bench::new().await;
+        let mut writer = bench.writer("pageserver").await;
+        bench.commit(&mut writer, &[("a", &contents(1, 40_000)), ("b", &contents(2, 9000))], &[]).await;
+        let metadata =
+            layer_archive::TimelineMetadata { file_name: name("metadata"), bytes: contents(3, len) };
+        let draft = Draft { metadata: Some(metadata), ..Draft::default() };
+        writer.append(draft, BundleWriter::new()).await.unwrap();
+        bench.commit(&mut writer, &[], &["a"]).await;
+        bench.release(writer).await;
+        let mut seqs = Vec::new();
+        for _ in 0..8 {
+            seqs.push(bench.gc(&keeping(DAY * 7), TakeOver::No).await.seq);
+            bench.clock.advance(DAY);
+        }
+        assert_eq!(seqs[3], seqs[7], "{len} bytes of metadata: {seqs:?}");
+        assert!(bench.listing().await.records.len() < 12);
+    }
+}
