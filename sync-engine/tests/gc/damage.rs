@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 
 use layer_archive::{BundleId, BundleWriter, Manifest, Seq};
 use storage_api::{Body, GetRange, Key, ObjectStoreExt, PutMode};
+use sync_engine::gc::{KnownRecords, Repacker, Upkeep};
 use sync_engine::{At, Draft, TakeOver, TimelineView, TimelineWriter};
 
-use crate::bench::{Bench, DAY, Layers, NONE, contents as read};
+use crate::bench::{Bench, DAY, Layers, NONE, TARGET, contents as read};
 use crate::support::{contents, name, open, tenant};
 
 /// A timeline with a floor, garbage below it, and records above it.
 async fn timeline() -> Bench {
-    let mut bench = Bench::new().await;
+    grown(Bench::new().await).await
+}
+
+async fn grown(mut bench: Bench) -> Bench {
     let mut writer = bench.writer("writer").await;
     for n in 0..70u64 {
         let layer = format!("layer-{n}");
@@ -208,6 +212,37 @@ async fn a_floor_that_lies_and_is_well_formed_stops_it() {
     lie.bundles.retain(|bundle| bundle.id != lost.place.bundle);
     replace(&bench, &info.key, lie.encode().unwrap()).await;
     assert_refused(&bench, &info.key).await;
+}
+
+#[tokio::test]
+async fn what_a_floor_that_lies_says_of_claims_is_not_remembered() {
+    let bench = Bench::new().await;
+    bench.release(bench.writer("first").await).await;
+    let bench = grown(bench).await;
+    let listing = bench.listing().await;
+    let (_, info) = listing.manifests.iter().rev().nth(1).unwrap();
+    let right = bytes(&bench, &info.key).await;
+    // A layer is said to be in the first writer's claim.
+    let mut lie = Manifest::decode(&right).unwrap();
+    let claim = BundleId::Record(Seq(1));
+    let bundle = lie.bundles.iter_mut().find(|bundle| bundle.live_bytes > 0).unwrap();
+    let was = std::mem::replace(&mut bundle.id, claim);
+    lie.layers
+        .iter_mut()
+        .filter(|layer| layer.place.bundle == was)
+        .for_each(|layer| layer.place.bundle = claim);
+    lie.bundles.sort_by_key(|bundle| bundle.id);
+    let mut known = KnownRecords::default();
+    for manifest in [lie.encode().unwrap(), right] {
+        replace(&bench, &info.key, manifest).await;
+        let (tenant, timeline) = (tenant(), crate::support::timeline());
+        let (id, nobody) = ((&tenant, &timeline), Repacker::Nobody);
+        let begun = Upkeep::begin(&bench.store, id, &NONE, TARGET, nobody, None, &mut known).await.unwrap();
+        let report = begun.report();
+        assert_eq!(report.damage.is_empty(), report.collected.objects > 0, "{report:?}");
+    }
+    let records = bench.listing().await.records;
+    assert!(records.len() < listing.records.len() && records.contains_key(&Seq(1)), "{:?}", records.keys());
 }
 
 #[tokio::test]
