@@ -292,3 +292,23 @@ fn the_end_of_a_branch_is_said_by_the_caller_or_found_by_a_collection() {
         assert!(matches!(main.status().phase, Phase::Idle));
     });
 }
+
+#[test]
+fn a_full_store_that_does_not_say_what_time_it_is_is_collected_all_the_same() {
+    check_seeds(0..3, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process_with("pageserver", keeping(Duration::ZERO)).await;
+        let full = Rule::new(Fault::Refused(ErrorKind::StorageFull)).on([Operation::PutOverwrite]);
+        simulation.add_rule(full);
+        let live = churn(&bench, &process).await;
+        let handle = process.service.timeline(&tenant(), &timeline()).unwrap();
+        bench.clock().sleep(HOUR).await;
+        let status = handle.status();
+        assert!(
+            status.last_gc.unwrap().outcome.is_ok() && status.written.deleted > 20,
+            "{:?}",
+            status.written
+        );
+        bench.assert_holds(&live).await;
+    });
+}
