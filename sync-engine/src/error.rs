@@ -262,7 +262,7 @@ pub enum Error {
         /// How many those are.
         missing: usize,
     },
-    /// Layers of a timeline that was to be copied are lost.
+    /// Layers of a timeline that was to be copied, or was copied before, are lost.
     #[error(
         "{object} is damaged ({problem}) and holds layers of {tenant}/{timeline}: `layerpack verify --repair` first, nothing was copied"
     )]

@@ -126,6 +126,8 @@ impl TimelineView {
         let mut missed = None;
         for _ in 0..ATTEMPTS_MAX {
             match Past::read(store, tenant, timeline).await?.find(at).await {
+                // A list may miss what was written meanwhile.
+                Err(Error::Gap { key, .. }) if missed.as_ref() != Some(&key) => missed = Some(key),
                 // It was collected meanwhile; but what is missed again is lost.
                 Err(Error::Storage(error))
                     if error.is_not_found() && missed != Some(error.key().to_owned()) =>
@@ -192,16 +194,22 @@ impl<'a> Past<'a> {
         let until = if let At::Seq(seq) = at { seq } else { self.newest };
         let mut tails = self.tails(base.seq, until);
         let mut records = Vec::new();
-        let mut walked = state.clone();
+        let (mut walked, mut is_passed) = (state.clone(), false);
         while let Some(record) = tails.try_next().await? {
             self.apply(&mut walked, &record)?;
             match Point::of(&walked).is_within(at) {
                 // A tombstone is no state to go back to.
                 Some(true) if !walked.is_deleted() => found = Some(walked.seq()),
-                Some(false) => break,
+                Some(false) => {
+                    is_passed = true;
+                    break;
+                }
                 _ => {}
             }
             records.push(record);
+        }
+        if !is_passed && walked.seq() < until.min(self.newest) {
+            self.require_given_up(walked.seq().next())?;
         }
         let found = match (found, at) {
             (Some(seq), At::Seq(wanted)) if seq != wanted => return Err(self.not_found(at).await?),
@@ -230,6 +238,16 @@ impl<'a> Past<'a> {
             replayed_index_bytes: index_bytes,
             damage,
         })
+    }
+
+    /// A record that is not there was collected, if it is of before the oldest manifest that was there in time; else it is
+    /// lost, and with it, it may be, the state that was asked for.
+    fn require_given_up(&self, seq: Seq) -> Result<()> {
+        if self.listing.oldest_in_time().is_none_or(|oldest| seq <= oldest) {
+            return Ok(());
+        }
+        let (tenant, timeline) = (self.empty.tenant().clone(), self.empty.timeline().clone());
+        Err(Error::Gap { tenant, timeline, seq, key: self.keys.record(seq)?.to_string() })
     }
 
     /// The newest manifest that reads and is at or before `at`, from which the log is whole; or nothing at all, where

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use layer_archive::{LayerEntry, Seq, TenantId, TimelineId};
 use storage_api::{ErrorKind, Operation};
 
-use super::{CopyOptions, CopyReport, CopyTarget, copy_onto};
+use super::{CopyOptions, CopyReport, CopyTarget, copy_onto, refuse_damaged};
 use crate::catalog::TimelineListing;
 use crate::point::AsOf;
 use crate::{At, Catalog, Error, Result, Store, TimelineState, TimelineView, ancestors_first};
@@ -219,10 +219,12 @@ async fn copy_planned(
     let there = TimelineView::open(target.store, target.tenant, target.timeline, None).await?;
     let state = &there.state;
     if !state.is_free() && !state.is_deleted() {
-        return Ok(match is_copy(state, &from.state) {
-            true => TimelineCopy::Present(CopyReport { seq: state.seq(), ..CopyReport::of(&from.state) }),
-            false => TimelineCopy::Differs,
-        });
+        if !is_copy(state, &from.state) {
+            return Ok(TimelineCopy::Differs);
+        }
+        // A copy that has lost something since is none.
+        refuse_damaged(&there)?;
+        return Ok(TimelineCopy::Present(CopyReport { seq: state.seq(), ..CopyReport::of(&from.state) }));
     }
     copy_onto(source, &from, as_of, target, there, options).await.map(TimelineCopy::Copied)
 }

@@ -316,3 +316,20 @@ async fn an_unfinished_copy_that_somebody_holds_is_gone_on_with_when_told_to() {
     assert_eq!(words(&done), expect(&[(1, "present"), (2, "copied"), (3, "copied"), (4, "copied")]));
     assert_whole(&family, to).await;
 }
+
+#[tokio::test]
+async fn a_copy_that_has_lost_a_bundle_is_not_there_already() {
+    let family = Family::lived().await;
+    let to = Place { store: &family.store, tenant: 2 };
+    copy(&family, to, At::Newest).await;
+    let copied = open(to, 2).await;
+    let bundle = copied.state.bundles()[0].id;
+    family.store.objects().delete(&[copied.keys.bundle(bundle).unwrap()]).await.unwrap();
+    let done = copy(&family, to, At::Newest).await;
+    let is_lost = |copy: &TimelineCopy| match copy {
+        TimelineCopy::Failed(error) => matches!(**error, Error::SourceDamaged { .. }),
+        _ => false,
+    };
+    assert!(done.iter().any(|(timeline, copy)| *timeline == id(2) && is_lost(copy)), "{done:?}");
+    assert_eq!(words(&done), expect(&[(1, "present"), (2, "failed"), (3, "blocked"), (4, "blocked")]));
+}

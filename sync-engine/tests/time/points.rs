@@ -105,3 +105,36 @@ async fn an_older_state_reads_where_the_log_is_damaged_behind_it() {
         assert_eq!(reader.read_at(&crate::support::name(&layer), 0..u64::MAX).await.unwrap(), bytes);
     }
 }
+
+#[tokio::test]
+async fn behind_a_record_that_is_lost_an_older_state_is_not_taken_for_the_one_asked_for() {
+    let bench = Bench::new().await;
+    let mut writer = bench.writer("only").await;
+    for number in 0..80u64 {
+        bench.clock.advance(Duration::from_secs(60));
+        append(&mut writer, &[(&format!("layer {number:02}"), b"layer")], &[]).await.unwrap();
+        put_metadata(&mut writer, 100 + number * 10).await;
+        writer.put_manifest_if_due().await.unwrap();
+    }
+    bench.release(writer).await;
+    let view = open(&bench.store).await;
+    let manifest = *view.listing.manifests.keys().next().unwrap();
+    let (lost, behind) = (Seq(manifest.0 + 10), Seq(manifest.0 + 20));
+    assert!(view.listing.manifests.keys().nth(1).unwrap() > &behind);
+    let asked = at(&bench, At::Seq(behind)).await.unwrap().state;
+    bench.clock.advance(Duration::from_secs(60));
+    bench.delete(view.keys.record(lost).unwrap()).await;
+    let lsn = asked.disk_consistent_lsn().unwrap();
+    for asked in [At::Seq(behind), At::Lsn(lsn), At::Time(asked.time())] {
+        let error = at(&bench, asked).await.unwrap_err();
+        assert!(matches!(&error, Error::Gap { seq, .. } if *seq == lost), "{asked:?}: {error}");
+    }
+    // What lies before the gap, and behind the next manifest, is as it was.
+    for seq in [Seq(lost.0 - 1), view.state.seq()] {
+        assert_eq!(at(&bench, At::Seq(seq)).await.unwrap().state.seq(), seq);
+    }
+    let early = Lsn(lsn.0 - 80);
+    let found = at(&bench, At::Lsn(early)).await.unwrap().state;
+    assert!(found.seq() < lost && found.disk_consistent_lsn() == Some(early));
+    assert_eq!(at(&bench, At::Lsn(Lsn(u64::MAX))).await.unwrap().state.seq(), view.state.seq());
+}
