@@ -9,7 +9,7 @@ use layer_archive::{
 };
 
 use crate::point::AsOf;
-use crate::{Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter, WriterOptions};
+use crate::{At, Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter, WriterOptions};
 
 /// How many ancestors a timeline may have. Whoever has more has a mistake in them.
 const ANCESTORS_MAX: usize = 100;
@@ -161,7 +161,7 @@ pub async fn without_deleted(
 /// An ancestor of a timeline.
 #[derive(Clone, Debug)]
 pub struct AncestorView {
-    /// The ancestor as it is now.
+    /// The ancestor: as it is now, where no other point was asked for.
     pub view: TimelineView,
     /// Up to which of its LSNs it is the descendant's past too.
     pub lsn: Lsn,
@@ -208,6 +208,51 @@ impl<'a> Ancestry<'a> {
     /// Opens the next ancestor; `None` behind the last. One that is missing, or has been deleted, is an error that
     /// names it and its branch; so is a way that leads back to where it was.
     pub async fn next(&mut self) -> Result<Option<AncestorView>> {
+        let at = self.peek().map_or(At::Newest, |ancestor| self.as_of.of(&ancestor.timeline));
+        self.next_at(at).await
+    }
+
+    /// [`next`](Self::next) as of `at`.
+    pub async fn next_at(&mut self, at: At) -> Result<Option<AncestorView>> {
+        let Some(ancestor) = self.take_next()? else { return Ok(None) };
+        let opened = TimelineView::open_at(self.store, (&self.at.0, &ancestor.timeline), at, None).await;
+        self.step(ancestor, opened).map(Some)
+    }
+
+    /// [`next`](Self::next) for a descendant of some time ago, which may be deleted since: the newest state of the ancestor
+    /// that has all that the descendant needs.
+    ///
+    /// While an ancestor counts a branch it collects nothing that the branch needs, so that is its newest state, or the
+    /// last before the branch ended. Where no state is left that counts the branch, that is an error.
+    pub async fn next_sparing(&mut self) -> Result<Option<AncestorView>> {
+        let Some(ancestor) = self.take_next()? else { return Ok(None) };
+        let opened = self.open_sparing(&ancestor).await;
+        self.step(ancestor, opened).map(Some)
+    }
+
+    async fn open_sparing(&self, ancestor: &Ancestor) -> Result<TimelineView> {
+        let (tenant, branch) = self.at.clone();
+        let newest = TimelineView::open_at(self.store, (&tenant, &ancestor.timeline), At::Newest, None).await;
+        let branch = BranchPoint { tenant, timeline: branch, lsn: ancestor.lsn };
+        match &newest {
+            Ok(newest) if newest.state.branch_points().any(|point| *point == branch) => {
+                return Ok(newest.clone());
+            }
+            Ok(_) => {}
+            Err(error) if error.is_damage() || matches!(error, Error::TimelineDeleted { .. }) => {}
+            Err(_) => return newest,
+        }
+        let counting = TimelineView::open_counting(self.store, &branch, &ancestor.timeline).await?;
+        let lsn = self.lsn.min(ancestor.lsn);
+        Ok(match newest {
+            // It has let go of nothing since.
+            Ok(newest) if lacking(&counting.state, lsn, Some(&newest.state)).is_empty() => newest,
+            _ => counting,
+        })
+    }
+
+    /// Takes the ancestor that is next, and looks whether the way goes on.
+    fn take_next(&mut self) -> Result<Option<Ancestor>> {
         let Some(ancestor) = self.next.take() else { return Ok(None) };
         let (tenant, timeline) = self.at.clone();
         if !self.passed.insert(ancestor.timeline.clone()) {
@@ -216,19 +261,34 @@ impl<'a> Ancestry<'a> {
         if self.passed.len() > ANCESTORS_MAX + 1 {
             return Err(Error::TooManyAncestors { tenant, timeline, limit: ANCESTORS_MAX });
         }
-        let (id, at) = ((&tenant, &ancestor.timeline), self.as_of.of(&ancestor.timeline));
-        let view = match TimelineView::open_at(self.store, id, at, None).await {
-            Ok(view) => view,
-            Err(source) => {
-                let source = Box::new(source);
-                return Err(Error::Ancestor { tenant, timeline, ancestor: ancestor.timeline, source });
-            }
-        };
+        Ok(Some(ancestor))
+    }
+
+    /// Goes on to the ancestor that was opened.
+    fn step(&mut self, ancestor: Ancestor, opened: Result<TimelineView>) -> Result<AncestorView> {
+        let view = opened.map_err(|source| {
+            let ((tenant, timeline), source) = (self.at.clone(), Box::new(source));
+            Error::Ancestor { tenant, timeline, ancestor: ancestor.timeline.clone(), source }
+        })?;
         self.next = view.state.ancestor().cloned();
         self.at.1 = ancestor.timeline;
         self.lsn = self.lsn.min(ancestor.lsn);
-        Ok(Some(AncestorView { view, lsn: self.lsn }))
+        Ok(AncestorView { view, lsn: self.lsn })
     }
+}
+
+/// The layers of an ancestor at or below `lsn` that are not the same `there`.
+pub(crate) fn lacking<'a>(
+    needed: &'a TimelineState,
+    lsn: Lsn,
+    there: Option<&TimelineState>,
+) -> Vec<&'a LayerName> {
+    let is_there = |layer: &LayerEntry| {
+        let there = there.and_then(|there| there.layers().get(&layer.name));
+        there.is_some_and(|there| there.raw == layer.raw)
+    };
+    let layers = needed.layers().values().filter(|layer| is_at_or_below(layer, lsn));
+    layers.filter(|layer| !is_there(layer)).map(|layer| &layer.name).collect()
 }
 
 /// Finds layers of the timeline that `view` shows, or of its ancestors at or below the LSNs where it was branched off:

@@ -194,6 +194,8 @@ pub enum Error {
         at: String,
         /// The oldest and the newest there are.
         points: String,
+        /// Whether there was nothing of the timeline yet, for certain.
+        is_before_first: bool,
     },
     /// The timeline that was to be made is there.
     #[error("timeline {tenant}/{timeline} exists already: name another one, nothing is overwritten")]

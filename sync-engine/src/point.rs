@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use layer_archive::{BundleId, BundleIndex, Lsn, Seq, TenantId, TimelineId, UnixMillis};
+use layer_archive::{BranchPoint, BundleId, BundleIndex, Lsn, Seq, TenantId, TimelineId, UnixMillis};
 use storage_api::ObjectStore;
 
 use crate::catalog::TimelineListing;
@@ -87,13 +87,48 @@ impl Point {
         Self { seq: state.seq(), time: state.time(), disk_consistent_lsn: state.disk_consistent_lsn() }
     }
 
-    /// Whether the point is at or before `at`; `None` where it does not say.
-    fn is_within(&self, at: At) -> Option<bool> {
-        match at {
-            At::Newest => Some(true),
-            At::Seq(seq) => Some(self.seq <= seq),
-            At::Lsn(lsn) => self.disk_consistent_lsn.map(|own| own <= lsn),
-            At::Time(time) => Some(self.time <= time),
+    /// The point of a state, if there is one to go back to: neither a tombstone nor claims alone.
+    fn to_go_back_to(state: &TimelineState) -> Option<Self> {
+        (state.seq() > Seq(0) && !state.is_deleted() && !state.nothing_committed()).then(|| Self::of(state))
+    }
+}
+
+/// The state that is looked for: the newest that is within.
+#[derive(Clone, Debug)]
+enum Wanted {
+    At(At),
+    /// A state that counts this branch: it has everything that the branch needs, which later ones may have collected.
+    Counting(BranchPoint),
+}
+
+impl Wanted {
+    /// Whether a state is within; `None` where it does not say, so that a later one may be.
+    fn admits(&self, state: &TimelineState) -> Option<bool> {
+        match self {
+            Self::At(At::Newest) => Some(true),
+            Self::At(At::Seq(seq)) => Some(state.seq() <= *seq),
+            Self::At(At::Lsn(lsn)) => state.disk_consistent_lsn().map(|own| own <= *lsn),
+            Self::At(At::Time(time)) => Some(state.time() <= *time),
+            Self::Counting(branch) => state.branch_points().any(|point| point == branch).then_some(true),
+        }
+    }
+
+    /// The last record that is looked at, where that is known beforehand.
+    fn last(&self) -> Option<Seq> {
+        if let Self::At(At::Seq(seq)) = self { Some(*seq) } else { None }
+    }
+
+    /// Whether the wanted moment is after a deletion that was met on the way to it. Only a time says that.
+    fn is_after_deletion(&self) -> bool {
+        matches!(self, Self::At(At::Time(_)))
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(at) => at.fmt(f),
+            Self::Counting(branch) => write!(f, "when it counted its branch {}", branch.timeline),
         }
     }
 }
@@ -109,8 +144,8 @@ impl fmt::Display for Point {
 }
 
 impl TimelineView {
-    /// Reads a timeline as it was at `at`; the newest state must not be deleted, an older one of a timeline that was
-    /// deleted since is there until it is collected.
+    /// Reads a timeline as it was at `at`. It must not have been deleted by then; an older state of a timeline that was
+    /// deleted since is there until it is collected. An LSN does not say when: it is of before the deletion.
     ///
     /// A view of an older state is to be read, not to be written on. An older state needs only what is at or before it:
     /// it reads where the log is damaged behind it.
@@ -123,9 +158,42 @@ impl TimelineView {
         if at == At::Newest {
             return Self::open_existing(store, tenant, timeline, listing).await;
         }
+        Self::open_past(store, (tenant, timeline), &Wanted::At(at)).await
+    }
+
+    /// Reads one of several timelines as it was at `at`: none where it had been deleted by then, or where nothing of it
+    /// is left but strays. What is deleted now counts as deleted as of every LSN.
+    pub async fn open_undeleted(
+        store: &Store,
+        (tenant, timeline): (&TenantId, &TimelineId),
+        at: At,
+        listing: Option<TimelineListing>,
+    ) -> Result<Option<Self>> {
+        if let At::Lsn(_) = at
+            // Where the newest state does not read, an older one may all the same.
+            && Self::open(store, tenant, timeline, listing.clone()).await.is_ok_and(|view| view.state.is_deleted())
+        {
+            return Ok(None);
+        }
+        match Self::open_at(store, (tenant, timeline), at, listing).await {
+            Err(Error::TimelineDeleted { .. } | Error::TimelineNotFound { .. }) => Ok(None),
+            view => view.map(Some),
+        }
+    }
+
+    /// Reads a timeline as it last was when it counted a branch.
+    pub(crate) async fn open_counting(store: &Store, branch: &BranchPoint, of: &TimelineId) -> Result<Self> {
+        Self::open_past(store, (&branch.tenant, of), &Wanted::Counting(branch.clone())).await
+    }
+
+    async fn open_past(
+        store: &Store,
+        (tenant, timeline): (&TenantId, &TimelineId),
+        wanted: &Wanted,
+    ) -> Result<Self> {
         let mut missed = None;
         for _ in 0..ATTEMPTS_MAX {
-            match Past::read(store, tenant, timeline).await?.find(at).await {
+            match Past::read(store, tenant, timeline).await?.find(wanted).await {
                 // A list may miss what was written meanwhile.
                 Err(Error::Gap { key, .. }) if missed.as_ref() != Some(&key) => missed = Some(key),
                 // It was collected meanwhile; but what is missed again is lost.
@@ -141,19 +209,17 @@ impl TimelineView {
         Err(Error::Unstable { tenant, timeline, attempts: ATTEMPTS_MAX })
     }
 
-    /// The points in time there are, oldest first. Reads the tail of every record among them.
+    /// The points in time there are, oldest first, from the first commit on. Reads the tail of every record among them.
     pub async fn points(&self, store: &Store) -> Result<Vec<Point>> {
         let (tenant, timeline) = (self.state.tenant(), self.state.timeline());
         let past = Past::read(store, tenant, timeline).await?;
         let Some(Points { oldest, newest }) = past.points else { return Ok(Vec::new()) };
         let (mut state, _) = past.base_at(oldest).await?;
-        let mut points: Vec<Point> = (state.seq() == oldest).then(|| Point::of(&state)).into_iter().collect();
+        let mut points: Vec<Point> = Point::to_go_back_to(&state).into_iter().collect();
         let mut tails = past.tails(state.seq(), newest);
         while let Some(record) = tails.try_next().await? {
             past.apply(&mut state, &record)?;
-            if !state.is_deleted() {
-                points.push(Point::of(&state));
-            }
+            points.extend(Point::to_go_back_to(&state));
         }
         Ok(points)
     }
@@ -184,20 +250,20 @@ impl<'a> Past<'a> {
         Ok(Self { objects, keys, listing, empty, newest, points })
     }
 
-    /// The newest state that is at or before `at`.
-    async fn find(&self, at: At) -> Result<TimelineView> {
+    /// The newest state that is within.
+    async fn find(&self, wanted: &Wanted) -> Result<TimelineView> {
         let mut damage = Vec::new();
-        let (mut state, mut manifest) = self.base(at, &mut damage).await?;
-        let base = Point::of(&state);
+        let (mut state, mut manifest) = self.base(wanted, &mut damage).await?;
         // What was met last that is within, and the records up to it.
-        let mut found = (base.seq > Seq(0) && base.is_within(at) == Some(true)).then_some(base.seq);
-        let until = if let At::Seq(seq) = at { seq } else { self.newest };
-        let mut tails = self.tails(base.seq, until);
+        let mut found = (state.seq() > Seq(0) && wanted.admits(&state) == Some(true)).then_some(state.seq());
+        let until = wanted.last().unwrap_or(self.newest);
+        let mut tails = self.tails(state.seq(), until);
         let mut records = Vec::new();
         let (mut walked, mut is_passed) = (state.clone(), false);
         while let Some(record) = tails.try_next().await? {
             self.apply(&mut walked, &record)?;
-            match Point::of(&walked).is_within(at) {
+            match wanted.admits(&walked) {
+                Some(true) if walked.is_deleted() && wanted.is_after_deletion() => return Err(self.deleted()),
                 // A tombstone is no state to go back to.
                 Some(true) if !walked.is_deleted() => found = Some(walked.seq()),
                 Some(false) => {
@@ -211,14 +277,12 @@ impl<'a> Past<'a> {
         if !is_passed && walked.seq() < until.min(self.newest) {
             self.require_given_up(walked.seq().next())?;
         }
-        let found = match (found, at) {
-            (Some(seq), At::Seq(wanted)) if seq != wanted => return Err(self.not_found(at).await?),
-            // Claims stay when what is between them is collected: from nothing only a log that is whole is replayed.
-            (Some(seq), _) if manifest.is_none() && self.points.is_some_and(|points| seq < points.oldest) => {
-                return Err(self.not_found(at).await?);
-            }
-            (Some(seq), _) => seq,
-            (None, _) => return Err(self.not_found(at).await?),
+        // Claims stay when what is between them is collected: from nothing only a log that is whole is replayed.
+        let is_point =
+            |seq: &Seq| manifest.is_some() || self.points.is_none_or(|points| *seq >= points.oldest);
+        let is_wanted = |seq: &Seq| wanted.last().is_none_or(|wanted| *seq == wanted);
+        let Some(found) = found.filter(is_point).filter(is_wanted) else {
+            return Err(self.not_found(wanted).await?);
         };
         let replayed =
             records.iter().take_while(|record| record.commit().is_some_and(|commit| commit.seq <= found));
@@ -250,18 +314,25 @@ impl<'a> Past<'a> {
         Err(Error::Gap { tenant, timeline, seq, key: self.keys.record(seq)?.to_string() })
     }
 
-    /// The newest manifest that reads and is at or before `at`, from which the log is whole; or nothing at all, where
-    /// the log is whole from its beginning.
-    async fn base(&self, at: At, damage: &mut Vec<Finding>) -> Result<(TimelineState, Option<ManifestUsed>)> {
+    /// The newest manifest that reads and is within, from which the log is whole. Where none says that it is: nothing at
+    /// all, where the log is whole from its beginning, or the oldest manifest.
+    async fn base(
+        &self,
+        wanted: &Wanted,
+        damage: &mut Vec<Finding>,
+    ) -> Result<(TimelineState, Option<ManifestUsed>)> {
+        let mut silent = None;
         for (seq, info) in self.listing.manifests.iter().rev() {
-            if matches!(at, At::Seq(wanted) if *seq > wanted) {
+            if wanted.last().is_some_and(|wanted| *seq > wanted) {
                 continue;
             }
             match load_manifest(self.objects, &self.empty, *seq, info).await {
-                Ok(loaded) if Point::of(&loaded.0).is_within(at) == Some(true) && !loaded.0.is_deleted() => {
-                    return Ok(loaded);
-                }
-                Ok(_) => {}
+                Ok((state, manifest)) => match wanted.admits(&state) {
+                    Some(true) if !state.is_deleted() => return Ok((state, manifest)),
+                    Some(true) if wanted.is_after_deletion() => return Err(self.deleted()),
+                    None => silent = Some((state, manifest)),
+                    Some(_) => {}
+                },
                 Err(Error::Damaged { object, range: _, source }) => {
                     let problem = format!("{source}; an older manifest and the log were used instead");
                     damage.push(Finding::new(object, problem));
@@ -269,10 +340,17 @@ impl<'a> Past<'a> {
                 Err(error) => return Err(error),
             }
         }
-        if self.listing.records.contains_key(&Seq(1)) {
-            return Ok((self.empty.clone(), None));
+        let is_whole = self.points.is_some_and(|points| points.oldest == Seq(1));
+        match silent {
+            Some(silent) if !is_whole => Ok(silent),
+            _ if self.listing.records.contains_key(&Seq(1)) => Ok((self.empty.clone(), None)),
+            _ => Err(self.not_found(wanted).await?),
         }
-        Err(self.not_found(at).await?)
+    }
+
+    fn deleted(&self) -> Error {
+        let (tenant, timeline) = (self.empty.tenant().clone(), self.empty.timeline().clone());
+        Error::TimelineDeleted { tenant, timeline }
     }
 
     /// The state at `oldest`, or the last one before it that can be replayed from.
@@ -300,22 +378,42 @@ impl<'a> Past<'a> {
     }
 
     /// Says which points there are instead.
-    async fn not_found(&self, at: At) -> Result<Error> {
+    async fn not_found(&self, wanted: &Wanted) -> Result<Error> {
         let (tenant, timeline) = (self.empty.tenant().clone(), self.empty.timeline().clone());
         let Some(Points { oldest, newest }) = self.points else {
             return Ok(Error::TimelineNotFound { tenant, timeline });
         };
         let (mut state, _) = self.base_at(oldest).await?;
+        let is_before_first = self.is_before_first(wanted, &state).await;
         let mut tails = self.tails(state.seq(), newest);
-        let mut first = (state.seq() > Seq(0)).then(|| Point::of(&state));
+        let mut first = Point::to_go_back_to(&state);
         let mut last = first;
         while let Some(record) = tails.try_next().await? {
             self.apply(&mut state, &record)?;
-            first = first.or_else(|| Some(Point::of(&state)));
-            last = if state.is_deleted() { last } else { Some(Point::of(&state)) };
+            last = Point::to_go_back_to(&state).or(last);
+            first = first.or(last);
         }
         let points = first.zip(last).map(|(first, last)| format!("{first} to {last}"));
         let points = points.unwrap_or_else(|| "none".into());
-        Ok(Error::PointNotFound { tenant, timeline, at: at.to_string(), points })
+        Ok(Error::PointNotFound { tenant, timeline, at: wanted.to_string(), points, is_before_first })
+    }
+
+    /// Whether there was nothing of the timeline yet, for certain: it was not collected. `oldest` is the oldest state
+    /// that there is, if not nothing at all.
+    async fn is_before_first(&self, wanted: &Wanted, oldest: &TimelineState) -> bool {
+        match wanted {
+            // The first record is a claim, which stays.
+            Wanted::At(At::Time(time)) => {
+                let Ok(key) = self.keys.record(Seq(1)) else { return false };
+                let first = read_record(self.objects, &key, BundleId::Record(Seq(1))).await;
+                first.is_ok_and(|first| first.commit().is_some_and(|commit| commit.time > *time))
+            }
+            // A branch has no LSN before the one where it was left.
+            Wanted::At(At::Lsn(lsn)) => {
+                let is_whole = self.points.is_some_and(|points| points.oldest == Seq(1));
+                is_whole || oldest.ancestor().is_some_and(|ancestor| ancestor.lsn > *lsn)
+            }
+            Wanted::At(At::Newest | At::Seq(_)) | Wanted::Counting(_) => false,
+        }
     }
 }

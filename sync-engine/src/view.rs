@@ -9,7 +9,7 @@ use storage_api::{ErrorKind, Key, ObjectInfo, ObjectStore};
 use crate::catalog::TimelineListing;
 use crate::layout::TimelineKeys;
 use crate::object::{read_manifest, read_record};
-use crate::{Error, Finding, Result, Store, TimelineState, rules};
+use crate::{At, Error, Finding, Result, Store, TimelineState, rules};
 
 /// Records whose tails are read at the same time.
 const TAILS_IN_FLIGHT: usize = 100;
@@ -110,14 +110,22 @@ impl TimelineView {
         Ok(view)
     }
 
-    /// Refuses a timeline to which nothing was committed: to read it as an empty one would call an unfinished backup
-    /// whole. An older state is what it is.
+    /// Refuses a state by which nothing was committed: to read it as an empty timeline would call an unfinished backup
+    /// whole.
     pub fn require_commits(self) -> Result<Self> {
-        if self.state.nothing_committed() && self.is_newest() {
-            let (tenant, timeline) = (self.state.tenant().clone(), self.state.timeline().clone());
+        self.check_commits().map(|()| self)
+    }
+
+    pub(crate) fn check_commits(&self) -> Result<()> {
+        if !self.state.nothing_committed() {
+            return Ok(());
+        }
+        let (tenant, timeline) = (self.state.tenant().clone(), self.state.timeline().clone());
+        if self.is_newest() {
             return Err(Error::NothingCommitted { tenant, timeline });
         }
-        Ok(self)
+        let (at, points) = (At::Seq(self.state.seq()).to_string(), "what was committed later".into());
+        Err(Error::PointNotFound { tenant, timeline, at, points, is_before_first: true })
     }
 
     async fn read(

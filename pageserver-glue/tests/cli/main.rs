@@ -20,6 +20,7 @@ mod branches;
 mod commands;
 mod crashes;
 mod dry_run;
+mod family_past;
 mod faults;
 mod gc;
 mod real_branch;

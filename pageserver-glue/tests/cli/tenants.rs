@@ -136,7 +136,7 @@ fn as_of_a_time_what_was_not_there_yet_is_left_out_and_listed() {
     bench.backup();
     let one = |timeline: &str| format!("--json --remote {{url}} --tenant {{tenant}} --timeline {timeline}");
     let json = bench.run(&format!("status {}", one(MIDDLE))).expect(0).json();
-    let time = json["timelines"][0]["points"]["list"][1]["time"].as_str().unwrap().to_owned();
+    let time = json["timelines"][0]["points"]["list"][0]["time"].as_str().unwrap().to_owned();
     // A second later there is more of the middle one, and another timeline.
     std::thread::sleep(std::time::Duration::from_millis(20));
     let late = "22222222222222222222222222222222";

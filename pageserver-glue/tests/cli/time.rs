@@ -36,8 +36,8 @@ fn a_point_is_restored_and_its_directory_is_not_backed_up(kind: Kind) {
     let points = status["timelines"][0]["points"]["list"].as_array().unwrap();
     assert_eq!(status["timelines"][0]["points"]["count"], points.len());
     let lsns: Vec<&Value> = points.iter().map(|point| &point["lsn"]).collect();
-    assert_eq!(lsns, [&json!(null), &json!("0/1500708"), &json!("0/1500708"), &json!("0/2500000")]);
-    let time = points[2]["time"].as_str().unwrap();
+    assert_eq!(lsns, [&json!("0/1500708"), &json!("0/1500708"), &json!("0/2500000")]);
+    let time = points[1]["time"].as_str().unwrap();
     for (number, at) in
         ["seq:2", "lsn:0/1500708", "lsn:0/24FFFFF", &format!("time:{time}")].into_iter().enumerate()
     {
@@ -58,7 +58,7 @@ fn a_point_is_restored_and_its_directory_is_not_backed_up(kind: Kind) {
     }
     // Neither the newest nor another point goes over it, nor a point over a directory in use.
     bench.run(&format!("restore --workdir {{b0}} {ONE}")).expect(1).says(&["older point in time"]);
-    bench.run(&format!("restore --workdir {{b0}} {ONE} --at seq:1")).expect(1).says(&["empty directory"]);
+    bench.run(&format!("restore --workdir {{b0}} {ONE} --at seq:3")).expect(1).says(&["empty directory"]);
     bench.run(&format!("restore --workdir {{a}} {ONE} --at seq:2")).expect(1).says(&["empty directory"]);
     bench.run("backup --workdir {a} --remote {url}").expect(0);
     // Emptied, it takes the newest state, and is a work directory again.
@@ -92,7 +92,11 @@ fn a_point_that_is_not_there_is_an_error_that_names_those_that_are(kind: Kind) {
     two_points(&bench);
     for at in ["seq:77", "lsn:0/1", "time:2001-01-01T00:00:00Z"] {
         let restore = bench.run(&format!("restore --workdir {{b}} {ONE} --at {at}")).expect(4);
-        restore.says(&["record 1 of 20", "record 4 of 20", "at LSN 0/2500000"]);
+        restore.says(&["record 2 of 20", "record 4 of 20", "at LSN 0/2500000"]);
+    }
+    // What was only claimed by then is no empty timeline.
+    for command in ["restore --workdir {b}", "restore --dry-run --workdir {b}"] {
+        bench.run(&format!("{command} {ONE} --at seq:1")).expect(4).says(&["as of record 1", "later"]);
     }
     for at in ["77", "seq:x", "lsn:12", "time:yesterday", "day:1"] {
         bench.run(&format!("restore --workdir {{b}} {ONE} --at {at}")).expect(2);

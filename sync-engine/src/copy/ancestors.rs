@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use layer_archive::{Ancestor, BranchPoint, LayerEntry, LayerName, Lsn, Seq};
+use layer_archive::{Ancestor, BranchPoint, Lsn, Seq};
 
 use super::{CopyOptions, CopyTarget};
-use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point};
+use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point, lacking};
 use crate::point::AsOf;
 use crate::{Error, Result, Store, TimelineState, TimelineView};
 
@@ -94,7 +94,7 @@ async fn find_lacking(
             },
             None => None,
         };
-        let lacking = lacking(&needed, there.as_ref());
+        let lacking = lacking(&needed.view.state, needed.lsn, there.as_ref());
         if let Some(layer) = lacking.first() {
             return Err(Error::AncestorLacks {
                 url: store.url().to_owned(),
@@ -116,14 +116,4 @@ fn reaches(there: &TimelineState, needed: &AncestorView) -> bool {
     let source = needed.view.state.disk_consistent_lsn();
     let far = source.map_or(needed.lsn, |lsn| lsn.min(needed.lsn));
     there.disk_consistent_lsn().is_none_or(|lsn| lsn >= far)
-}
-
-/// The layers of an ancestor that its descendant needs, and that are not the same `there`.
-fn lacking<'a>(needed: &'a AncestorView, there: Option<&TimelineState>) -> Vec<&'a LayerName> {
-    let is_there = |layer: &LayerEntry| {
-        let there = there.and_then(|there| there.layers().get(&layer.name));
-        there.is_some_and(|there| there.raw == layer.raw)
-    };
-    let layers = needed.view.state.layers().keys().filter_map(|name| needed.layer(name));
-    layers.filter(|layer| !is_there(layer)).map(|layer| &layer.name).collect()
 }

@@ -111,25 +111,13 @@ async fn standing(
     at: At,
     listing: Option<TimelineListing>,
 ) -> Result<Option<Standing>> {
-    let newest = match TimelineView::open(store, id.0, id.1, listing).await {
-        // An older state may read all the same.
-        Err(error) if at != At::Newest && !is_of_the_store(&error) => None,
-        newest => Some(newest?),
-    };
-    if let Some(TimelineView { state, .. }) = &newest {
-        // An LSN does not say when: only a time can be before the deletion.
-        let deleted_by_then = !matches!(at, At::Time(time) if time < state.time());
-        if state.seq() == Seq(0) || state.is_deleted() && deleted_by_then {
-            return Ok(None);
+    let state = match TimelineView::open_undeleted(store, id, at, listing).await {
+        Err(Error::PointNotFound { is_before_first: true, .. }) => {
+            return Ok(Some(Standing::LeftOut(LeftOut::NotThereYet)));
         }
-    }
-    let state = match newest.filter(|_| at == At::Newest) {
-        Some(newest) => newest.state,
-        None => match TimelineView::open_at(store, id, at, None).await {
-            Err(Error::PointNotFound { .. } | Error::TimelineNotFound { .. }) => {
-                return Ok(Some(Standing::LeftOut(LeftOut::NotThereYet)));
-            }
-            view => view?.state,
+        view => match view? {
+            Some(view) => view.state,
+            None => return Ok(None),
         },
     };
     Ok(Some(match (state.is_blank(), state.nothing_committed()) {

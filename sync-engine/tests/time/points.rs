@@ -2,12 +2,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use layer_archive::{Lsn, Seq, UnixMillis};
+use layer_archive::{BundleWriter, Lsn, Seq, UnixMillis};
 use storage_api::Clock;
-use sync_engine::{At, Error, TakeOver, TimelineView};
+use sync_engine::{At, Draft, Error, TakeOver, TimelineView, execute_delete, plan_delete};
 
 use crate::bench::{Bench, DAY, append, contents, keeping, state_at};
-use crate::support::{open, tenant, timeline};
+use crate::support::{open, tenant, timeline, writer_options};
 use crate::{churned, lived, put_metadata, went_on};
 
 async fn at(bench: &Bench, at: At) -> Result<TimelineView, Error> {
@@ -36,7 +36,7 @@ async fn every_record_is_a_point_that_is_found_by_number_lsn_and_time() {
     let newest = open(&bench.store).await;
     assert!(newest.listing.manifests.len() > 1);
     let points = newest.points(&bench.store).await.unwrap();
-    assert_eq!(points.iter().map(|point| point.seq.0).collect::<Vec<_>>(), (1..=162).collect::<Vec<_>>());
+    assert_eq!(points.iter().map(|point| point.seq.0).collect::<Vec<_>>(), (2..=162).collect::<Vec<_>>());
     for seq in (1..=162).step_by(7).map(Seq) {
         let view = at(&bench, At::Seq(seq)).await.unwrap();
         assert_eq!(view.state, state_at(&bench.store, seq).await);
@@ -51,17 +51,25 @@ async fn every_record_is_a_point_that_is_found_by_number_lsn_and_time() {
         assert_eq!(at(&bench, At::Time(*time)).await.unwrap().state.seq(), of_time);
         assert_eq!(at(&bench, At::Time(UnixMillis(time.0 + 59_999))).await.unwrap().state.seq(), of_time);
     }
-    for nothing in [At::Seq(Seq(163)), At::Seq(Seq(0)), At::Lsn(Lsn(99)), At::Time(UnixMillis(5))] {
+    for (nothing, is_early) in [
+        (At::Seq(Seq(163)), false),
+        (At::Seq(Seq(0)), false),
+        (At::Lsn(Lsn(99)), true),
+        (At::Time(UnixMillis(5)), true),
+    ] {
         let error = at(&bench, nothing).await.unwrap_err();
-        assert!(matches!(&error, Error::PointNotFound { .. }), "{error}");
+        let expected =
+            matches!(&error, Error::PointNotFound { is_before_first, .. } if *is_before_first == is_early);
+        assert!(expected, "{error}");
         let said = error.to_string();
-        assert!(said.contains("record 1 of 2027") && said.contains("record 162 of 2027"), "{said}");
+        assert!(said.contains("record 2 of 2027") && said.contains("record 162 of 2027"), "{said}");
     }
 }
 
 #[tokio::test]
 async fn what_is_collected_is_no_point_any_more_and_what_is_kept_is_whole() {
     let mut bench = lived().await;
+    let began = millis(&bench);
     let before = open(&bench.store).await.state.seq();
     let old = contents(&bench.store, &state_at(&bench.store, before).await).await;
     bench.clock.advance(DAY);
@@ -80,12 +88,50 @@ async fn what_is_collected_is_no_point_any_more_and_what_is_kept_is_whole() {
         let view = at(&bench, At::Seq(point.seq)).await.unwrap();
         assert!(!contents(&bench.store, &view.state).await.is_empty());
     }
-    for gone in [At::Seq(before), At::Lsn(Lsn(70)), At::Seq(Seq(1))] {
+    // What gc has given up is not what never was, however long ago that is.
+    for gone in [At::Seq(before), At::Lsn(Lsn(70)), At::Lsn(Lsn(5)), At::Time(began), At::Seq(Seq(1))] {
         let error = at(&bench, gone).await.unwrap_err();
-        assert!(matches!(&error, Error::PointNotFound { .. }), "{error}");
+        assert!(matches!(&error, Error::PointNotFound { is_before_first: false, .. }), "{error}");
         assert!(error.to_string().contains(&format!("record {} of", points[0].seq)), "{error}");
     }
+    let early = at(&bench, At::Time(UnixMillis(began.0 - 1))).await.unwrap_err();
+    assert!(matches!(&early, Error::PointNotFound { is_before_first: true, .. }), "{early}");
     assert_eq!(at(&bench, At::Lsn(Lsn(80))).await.unwrap().state, newest.state);
+}
+
+#[tokio::test]
+async fn a_time_after_the_deletion_is_of_a_deleted_timeline() {
+    let mut bench = lived().await;
+    let lived = millis(&bench);
+    for has_manifest in [false, true] {
+        bench.clock.advance(DAY);
+        let deleted = millis(&bench);
+        if has_manifest {
+            let plan = plan_delete(&bench.store, open(&bench.store).await).await.unwrap();
+            execute_delete(&bench.store, plan, TakeOver::Yes, writer_options("delete")).await.unwrap();
+        } else {
+            // What a deletion that was killed leaves.
+            went_on(&mut bench).await;
+            let mut writer = bench.writer("delete").await;
+            writer.append(Draft { deleted: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+        }
+        let (tenant, timeline) = (tenant(), timeline());
+        let undeleted = |at| TimelineView::open_undeleted(&bench.store, (&tenant, &timeline), at, None);
+        for later in [deleted, UnixMillis(deleted.0 + 1)] {
+            let error = at(&bench, At::Time(later)).await.unwrap_err();
+            assert!(matches!(&error, Error::TimelineDeleted { .. }), "{error}");
+            assert!(undeleted(At::Time(later)).await.unwrap().is_none());
+        }
+        let before = At::Time(UnixMillis(deleted.0 - 1));
+        assert_eq!(at(&bench, At::Time(lived)).await.unwrap().state.disk_consistent_lsn(), Some(Lsn(70)));
+        if !has_manifest {
+            assert_eq!(undeleted(before).await.unwrap().unwrap().state.time(), lived);
+        }
+        // An LSN says nothing of it: alone it is of before the deletion, among others the timeline is deleted.
+        assert_eq!(at(&bench, At::Lsn(Lsn(75))).await.unwrap().state.disk_consistent_lsn(), Some(Lsn(70)));
+        assert!(undeleted(At::Lsn(Lsn(75))).await.unwrap().is_none());
+        assert!(undeleted(At::Newest).await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]

@@ -54,7 +54,8 @@ async fn claims_and_releases_alone_are_no_empty_timeline_however_many_there_are(
     let refused = copy(&bench.store, early).await.unwrap_err();
     assert!(matches!(refused, Error::PointNotFound { .. }), "{refused}");
     let past = TimelineView::open_at(&bench.store, (&tenant(), &timeline()), early, None).await.unwrap();
-    assert!(past.require_commits().is_ok(), "an older point is what it is");
+    let refused = past.require_commits().unwrap_err();
+    assert!(matches!(refused, Error::PointNotFound { is_before_first: true, .. }), "{refused}");
 }
 
 #[tokio::test]

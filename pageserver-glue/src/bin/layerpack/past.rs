@@ -1,17 +1,19 @@
 //! The ancestors of what a restore is to bring: a branch is no use without its past.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{TenantId, TimelineId};
 use pageserver_glue::Past;
-use sync_engine::{Ancestry, Error, Store, TimelineView};
+use sync_engine::{Ancestry, At, CatalogEntry, Error, Store, TimelineView};
 
 use crate::exit::{Exit, exit_of};
 
-/// What became of the timelines of one restore, so that none is restored twice.
-#[derive(Debug, Default)]
-pub(crate) struct Done {
-    timelines: BTreeMap<(TenantId, TimelineId), Past>,
+/// What one restore is to bring, and what became of it, so that no timeline is restored twice.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    at: At,
+    selected: BTreeSet<(TenantId, TimelineId)>,
+    done: BTreeMap<(TenantId, TimelineId), Past>,
 }
 
 /// The ancestors of a timeline that are to be restored before it.
@@ -24,28 +26,44 @@ pub(crate) struct Ancestors {
     pub(crate) error: Option<Error>,
 }
 
-impl Done {
-    pub(crate) fn contains(&self, tenant: &TenantId, timeline: &TimelineId) -> bool {
-        self.timelines.contains_key(&(tenant.clone(), timeline.clone()))
+impl Wanted {
+    pub(crate) fn new(at: At, selected: &[CatalogEntry]) -> Self {
+        let selected = selected.iter().map(|entry| (entry.tenant.clone(), entry.timeline.clone())).collect();
+        Self { at, selected, done: BTreeMap::new() }
+    }
+
+    /// Whether a timeline was asked for, and does not come only because another needs it.
+    pub(crate) fn selects(&self, id: &(TenantId, TimelineId)) -> bool {
+        self.selected.contains(id)
+    }
+
+    pub(crate) fn is_done(&self, tenant: &TenantId, timeline: &TimelineId) -> bool {
+        self.done.contains_key(&(tenant.clone(), timeline.clone()))
     }
 
     /// Takes in a timeline. `past` says whether it and its ancestors are there now.
-    pub(crate) fn add(&mut self, view: &TimelineView, past: Past) {
-        let id = (view.state.tenant().clone(), view.state.timeline().clone());
-        self.timelines.insert(id, past);
+    pub(crate) fn add(&mut self, id: (TenantId, TimelineId), past: Past) {
+        self.done.insert(id, past);
     }
 
-    /// Opens the ancestors of the timeline that `view` shows, as far as they are not done. An error of the whole store is
-    /// passed on; one of an ancestor is no reason to leave the branch's own layers in the store.
+    /// Opens the ancestors of the timeline that `view` shows, as far as they are not done: those that were asked for too
+    /// as of the same point, others as the timeline needs them. An error of the whole store is passed on; one of an
+    /// ancestor is no reason to leave the branch's own layers in the store.
     pub(crate) async fn ancestors(&self, store: &Store, view: &TimelineView) -> Result<Ancestors, Error> {
         let mut ancestors = Ancestors { views: Vec::new(), past: Past::Whole, error: None };
         let mut ancestry = Ancestry::of(store, &view.state);
         while let Some(next) = ancestry.peek() {
-            if let Some(past) = self.timelines.get(&(view.state.tenant().clone(), next.timeline.clone())) {
+            let id = (view.state.tenant().clone(), next.timeline.clone());
+            if let Some(past) = self.done.get(&id) {
                 ancestors.past = *past;
                 break;
             }
-            match ancestry.next().await {
+            let next = match self.at {
+                At::Newest => ancestry.next().await,
+                at if self.selects(&id) => ancestry.next_at(at).await,
+                _ => ancestry.next_sparing().await,
+            };
+            match next {
                 Ok(Some(ancestor)) => ancestors.views.push(ancestor.view),
                 Ok(None) => break,
                 Err(error) if exit_of(&error) == Exit::Unreachable => return Err(error),

@@ -1,6 +1,5 @@
 //! `layerpack restore`.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,14 +9,16 @@ use pageserver_glue::{
     Past, TimelineRestore, WorkDir, WorkDirError, is_newer_in, restore_branch, restore_past,
 };
 use serde::Serialize;
-use sync_engine::{At, CatalogEntry, Error, MetadataOutcome, Progress, RestoreReport, Store, TimelineView};
+use sync_engine::{
+    At, CatalogEntry, Error, MetadataOutcome, Progress, RestoreReport, Store, TimelineListing, TimelineView,
+};
 
 use crate::args::Restore;
 use crate::dry_run::DryRun;
 use crate::exit::{Exit, Failure};
 use crate::layers::{ConflictJson, FailedJson, SkippedJson, conflict_json, failed_json};
 use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line, printable};
-use crate::past::{self, Ancestors};
+use crate::past::{Ancestors, Wanted};
 use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
@@ -72,30 +73,23 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
     let workdir = WorkDir::create(workdir)?;
     let asked_for = arguments.selection.timeline.is_some();
     let alone = timelines.len() == 1;
-    let selected: BTreeSet<_> =
-        timelines.iter().map(|entry| (entry.tenant.clone(), entry.timeline.clone())).collect();
-    let mut run =
-        Run { session, store: &store, workdir: &workdir, at, past: past::Done::default(), done: Vec::new() };
+    let wanted = Wanted::new(at, &timelines);
+    let mut run = Run { session, store: &store, workdir: &workdir, wanted, done: Vec::new() };
     let (mut left_alone, mut left_out) = (Vec::new(), Vec::new());
     for entry in timelines.drain(..) {
         // It may have come with its branch.
-        if run.past.contains(&entry.tenant, &entry.timeline) {
+        if run.wanted.is_done(&entry.tenant, &entry.timeline) {
             continue;
         }
         let CatalogEntry { tenant, timeline, listing } = entry;
-        let view = TimelineView::open_at(&store, (&tenant, &timeline), at, listing).await;
-        let view = match view.and_then(TimelineView::require_commits) {
-            // Everything that there is does not include what was deleted, or has not come yet.
-            Err(Error::TimelineDeleted { .. }) if !asked_for => continue,
-            Err(error @ Error::NothingCommitted { .. }) if !asked_for => {
+        let restored = match open(&store, (&tenant, &timeline), at, listing, asked_for).await {
+            Ok(Opened::View(view)) => run.restore_with_ancestors(&view, &mut left_alone).await,
+            Ok(Opened::Deleted) => continue,
+            Ok(Opened::NothingYet(error)) => {
                 left_out.push(((tenant, timeline), error.to_string()));
                 continue;
             }
-            view => view.map_err(Failure::from),
-        };
-        let restored = match view {
-            Ok(view) => run.restore_with_ancestors(&view, &selected, &mut left_alone).await,
-            Err(failure) => Err(failure),
+            Err(error) => Err(error.into()),
         };
         match restored {
             Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
@@ -108,13 +102,44 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
     Ok(outcome)
 }
 
+/// What was found of a timeline that is to be restored.
+enum Opened {
+    View(Box<TimelineView>),
+    /// Everything that there is does not include what was deleted.
+    Deleted,
+    /// Nor what had not come yet.
+    NothingYet(Error),
+}
+
+/// Opens a timeline: the one that was asked for, of which something must be there, or one of several.
+async fn open(
+    store: &Store,
+    (tenant, timeline): (&TenantId, &TimelineId),
+    at: At,
+    listing: Option<TimelineListing>,
+    asked_for: bool,
+) -> Result<Opened, Error> {
+    let view = if asked_for {
+        TimelineView::open_at(store, (tenant, timeline), at, listing).await
+    } else {
+        let view = TimelineView::open_undeleted(store, (tenant, timeline), at, listing).await.transpose();
+        let Some(view) = view else { return Ok(Opened::Deleted) };
+        view
+    };
+    match view.and_then(TimelineView::require_commits) {
+        Err(
+            error @ (Error::NothingCommitted { .. } | Error::PointNotFound { is_before_first: true, .. }),
+        ) if !asked_for => Ok(Opened::NothingYet(error)),
+        view => Ok(Opened::View(Box::new(view?))),
+    }
+}
+
 /// A restore of some timelines.
 struct Run<'a> {
     session: &'a Session,
     store: &'a Store,
     workdir: &'a WorkDir,
-    at: At,
-    past: past::Done,
+    wanted: Wanted,
     done: Vec<Done>,
 }
 
@@ -124,46 +149,47 @@ impl Run<'_> {
     async fn restore_with_ancestors(
         &mut self,
         view: &TimelineView,
-        selected: &BTreeSet<(TenantId, TimelineId)>,
         left_alone: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        let Ancestors { views, mut past, error } = self.past.ancestors(self.store, view).await?;
+        let Ancestors { views, mut past, error } = self.wanted.ancestors(self.store, view).await?;
         if let Some(error) = error {
             let ancestor = match &error {
                 Error::Ancestor { ancestor, .. } | Error::AncestorCycle { ancestor, .. } => ancestor,
                 _ => view.state.timeline(),
             };
             let id = (view.state.tenant().clone(), ancestor.clone());
+            if let Error::Ancestor { .. } = &error {
+                // In its own turn it would fail again.
+                self.wanted.add(id.clone(), Past::Missing);
+            }
             self.done.push((id, Err(error.into())));
         }
         for ancestor in views {
             let id = (ancestor.state.tenant().clone(), ancestor.state.timeline().clone());
-            // It has its own turn, as of the same point.
-            if self.at != At::Newest && selected.contains(&id) {
-                continue;
-            }
-            if !selected.contains(&id) && is_newer_in(self.workdir, &ancestor)? {
+            if !self.wanted.selects(&id) && is_newer_in(self.workdir, &ancestor)? {
                 left_alone.push(format!(
                     "{}/{}, an ancestor of {}, is newer in the work directory than in the store: it was left alone",
                     id.0,
                     id.1,
                     view.state.timeline()
                 ));
-                self.past.add(&ancestor, past);
+                // What is newer may have collected what an ended branch needs.
+                past = if ancestor.is_newest() { past } else { Past::Missing };
+                self.wanted.add(id, past);
                 continue;
             }
             past = match self.restore(&ancestor, past).await {
                 Err(failure) if !concerns_one_timeline(&failure) => return Err(failure),
                 Err(failure) => {
-                    self.done.push((id, Err(failure)));
+                    self.done.push((id.clone(), Err(failure)));
                     Past::Missing
                 }
                 Ok(past) => past,
             };
-            self.past.add(&ancestor, past);
+            self.wanted.add(id, past);
         }
         let past = self.restore(view, past).await?;
-        self.past.add(view, past);
+        self.wanted.add((view.state.tenant().clone(), view.state.timeline().clone()), past);
         Ok(())
     }
 
@@ -197,35 +223,31 @@ async fn dry_run(
         Err(WorkDirError::NotAWorkDir(_)) => None,
         Err(error) => return Err(error.into()),
     };
-    let alone = timelines.len() == 1;
     let mut run = DryRun::of_restore(session);
-    let selected: BTreeSet<_> =
-        timelines.iter().map(|entry| (entry.tenant.clone(), entry.timeline.clone())).collect();
-    let mut done = past::Done::default();
+    let mut wanted = Wanted::new(at, &timelines);
     for CatalogEntry { tenant, timeline, listing } in timelines {
-        if done.contains(&tenant, &timeline) {
+        if wanted.is_done(&tenant, &timeline) {
             continue;
         }
-        let view = TimelineView::open_at(store, (&tenant, &timeline), at, listing).await;
-        let view = match view.and_then(TimelineView::require_commits) {
-            Err(Error::TimelineDeleted { .. }) if !alone => continue,
-            Err(error @ Error::NothingCommitted { .. }) if !asked_for => {
+        let view = match open(store, (&tenant, &timeline), at, listing, asked_for).await? {
+            Opened::View(view) => view,
+            Opened::Deleted => continue,
+            Opened::NothingYet(error) => {
                 run.leave_out(&error);
                 continue;
             }
-            view => view?,
         };
-        let Ancestors { views, past, error } = done.ancestors(store, &view).await?;
+        let Ancestors { views, past, error } = wanted.ancestors(store, &view).await?;
         if let Some(error) = error {
             run.add_missing_past((&tenant, &timeline), &error.into());
         }
-        for view in views.iter().chain([&view]) {
+        for view in views.iter().chain([&*view]) {
             let id = (view.state.tenant().clone(), view.state.timeline().clone());
             let newer = workdir.as_ref().map(|workdir| is_newer_in(workdir, view)).transpose()?;
-            if selected.contains(&id) || newer != Some(true) {
+            if wanted.selects(&id) || newer != Some(true) {
                 run.restore(workdir.as_ref(), view).await?;
             }
-            done.add(view, past);
+            wanted.add(id, past);
         }
     }
     Ok(run.finish())

@@ -71,6 +71,17 @@ struct PointsJson {
     list: Option<Vec<PointJson>>,
 }
 
+impl PointsJson {
+    /// Takes in every point. Lists alone count claims among them.
+    fn set_list(&mut self, list: Vec<PointJson>) {
+        if let (Some(oldest), Some(newest)) = (list.first(), list.last()) {
+            let count = u64::try_from(list.len()).unwrap_or(u64::MAX);
+            self.seqs = SeqsJson { count, oldest: oldest.seq, newest: newest.seq };
+        }
+        self.list = Some(list);
+    }
+}
+
 /// What `restore --at` and `copy --at` can be asked for.
 #[derive(Debug, Serialize)]
 struct PointJson {
@@ -124,7 +135,7 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
                 if arguments.selection.timeline.is_some()
                     && let Some(points) = &mut timeline.points
                 {
-                    points.list = Some(list_points(&store, &id).await?);
+                    points.set_list(list_points(&store, &id).await?);
                 }
                 json.timelines.push(timeline);
                 damage.extend(found);
