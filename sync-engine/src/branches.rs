@@ -90,17 +90,56 @@ pub(crate) async fn tell_ancestor(
         let (tenant, timeline) = (branch.tenant().clone(), branch.timeline().clone());
         return Err(Error::AncestorCycle { tenant, timeline, ancestor: ancestor.timeline.clone() });
     }
-    let id = (branch.tenant(), &ancestor.timeline);
-    match change_branch_point(store, id, branch.leaving(ancestor), change, options.clone()).await {
-        Ok(_) => Ok(()),
+    let view = match TimelineView::open_existing(store, branch.tenant(), &ancestor.timeline, None).await {
+        Ok(view) => view,
         // What is gone need not be told that a branch has ended.
         Err(Error::TimelineNotFound { .. } | Error::TimelineDeleted { .. })
             if change == BranchChange::Ends =>
         {
-            Ok(())
+            return Ok(());
         }
+        Err(source) => return Err(branch.ancestor_failed(ancestor, source)),
+    };
+    if change == BranchChange::Begins {
+        let next = view.state.ancestor().map(|next| next.timeline.clone());
+        let known = |timeline: &TimelineId| (*timeline == ancestor.timeline).then(|| next.clone());
+        refuse_circle(store, (branch.tenant(), branch.timeline()), &ancestor.timeline, known).await?;
+    }
+    match change_branch_points_of(store, view, branch.leaving(ancestor), change, options.clone()).await {
+        Ok(_) => Ok(()),
         Err(source) => Err(branch.ancestor_failed(ancestor, source)),
     }
+}
+
+/// Refuses an ancestor whose own way leads back to the branch. `known` is the next step from a timeline, where it need not
+/// be looked up: its ancestor, or that it has none.
+pub(crate) async fn refuse_circle(
+    store: &Store,
+    (tenant, branch): (&TenantId, &TimelineId),
+    ancestor: &TimelineId,
+    known: impl Fn(&TimelineId) -> Option<Option<TimelineId>>,
+) -> Result<()> {
+    let (mut at, mut next) = (branch.clone(), Some(ancestor.clone()));
+    let mut passed = BTreeSet::new();
+    while let Some(ancestor) = next {
+        let (tenant, timeline) = (tenant.clone(), at);
+        if !passed.insert(ancestor.clone()) || ancestor == *branch {
+            return Err(Error::AncestorCycle { tenant, timeline, ancestor });
+        }
+        if passed.len() > ANCESTORS_MAX {
+            return Err(Error::TooManyAncestors { tenant, timeline, limit: ANCESTORS_MAX });
+        }
+        next = match known(&ancestor) {
+            Some(next) => next,
+            None => match TimelineView::open(store, &tenant, &ancestor, None).await {
+                Ok(view) => view.state.ancestor().map(|next| next.timeline.clone()),
+                // What leads nowhere does not lead back.
+                Err(_) => None,
+            },
+        };
+        at = ancestor;
+    }
+    Ok(())
 }
 
 /// Says with a record of `timeline`, which must exist, that a branch of it begins or has ended. Where that is known
@@ -115,7 +154,18 @@ pub async fn change_branch_point(
     change: BranchChange,
     options: WriterOptions,
 ) -> Result<Option<Seq>> {
-    let mut view = TimelineView::open_existing(store, tenant, timeline, None).await?;
+    let view = TimelineView::open_existing(store, tenant, timeline, None).await?;
+    change_branch_points_of(store, view, point, change, options).await
+}
+
+/// [`change_branch_point`] of the timeline that `view` shows.
+async fn change_branch_points_of(
+    store: &Store,
+    mut view: TimelineView,
+    point: BranchPoint,
+    change: BranchChange,
+    options: WriterOptions,
+) -> Result<Option<Seq>> {
     if change == BranchChange::Begins {
         // With a branch point in it, an unfinished backup would pass for a timeline.
         view = view.require_commits()?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layer_archive::{BranchPoint, Lsn, Seq};
+use layer_archive::{Ancestor, BranchPoint, Lsn, Seq};
 use tokio::task::AbortHandle;
 
 use super::shared::{Inner, Shared};
@@ -102,6 +102,11 @@ impl TimelineHandle {
             }
         });
         self.wait_until(is_done).await
+    }
+
+    /// Where the timeline was branched off, as what waits says.
+    pub(super) fn named_ancestor(&self) -> Option<Ancestor> {
+        self.shared.read(|inner| inner.queue.changes().filter_map(|change| change.ancestor.clone()).last())
     }
 
     /// The branches of the timeline, as the store knows them: what the caller's own gc must spare. Nothing before the

@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use layer_archive::{BundleId, BundleWriter, LayerName};
+use layer_archive::{BundleId, BundleWriter, LayerName, TimelineId};
 
 use super::facts;
 use super::queue::{Chosen, LayerFate, LayerKey, Pending};
 use super::task::TimelineTask;
 use super::{Event, Stopped, Ticket};
 use crate::backup::plan_backup_with;
-use crate::branches::BranchChange;
-use crate::branches::tell_ancestor;
+use crate::branches::{BranchChange, refuse_circle, tell_ancestor};
 use crate::budget::Room;
 use crate::pack::PackInput;
 use crate::upload::{LastBundle, Upload, UploadOptions, Uploaded};
@@ -167,17 +166,24 @@ impl TimelineTask {
         if TimelineView::open(writer.store(), &tenant, &timeline, None).await?.state.is_deleted() {
             return Err(Error::TimelineDeleted { tenant, timeline });
         }
-        if let Some(handle) = self.core.attached(&self.name.0, &ancestor.timeline)
-            && ancestor.timeline != self.name.1
-        {
-            match handle.begin_branch(state.leaving(&ancestor)).await {
+        // What is attached may be about to say another ancestor, or its first.
+        let attached = |timeline: &TimelineId| self.core.attached(&self.name.0, timeline);
+        let known = |timeline: &TimelineId| Some(Some(attached(timeline)?.named_ancestor()?.timeline));
+        refuse_circle(writer.store(), (&self.name.0, &self.name.1), &ancestor.timeline, known).await?;
+        if let Some(handle) = attached(&ancestor.timeline) {
+            let failed = |why: String| Err(state.ancestor_failed(&ancestor, Error::Task(why)));
+            let told = tokio::select! {
+                told = handle.begin_branch(state.leaving(&ancestor)) => told,
+                () = self.core.options.clock.sleep(self.core.options.retry.max) => {
+                    return failed("it has not said yet that it has this branch: what keeps it is in its status".into());
+                }
+            };
+            match told {
                 Ok(()) => return Ok(()),
                 // Nobody here writes to it any more.
                 Err(Stopped::Detached) => {}
                 // Who has taken the ancestor over has taken its branches over too.
-                Err(Stopped::Stopped(error)) => {
-                    return Err(state.ancestor_failed(&ancestor, Error::Task(error.to_string())));
-                }
+                Err(Stopped::Stopped(error)) => return failed(error.to_string()),
             }
         }
         tell_ancestor(writer.store(), state, &ancestor, BranchChange::Begins, &self.writer_options()).await

@@ -333,6 +333,14 @@ async fn circles_missing_ancestors_and_ways_without_end_are_errors_that_say_wher
     }
     let own = backup(&store, 9, local(&work(&["1-a"]), Some((9, 5))), Mirror::Off).await.unwrap_err();
     assert!(matches!(own, Error::AncestorCycle { .. }), "{own}");
+    // Nor is one made by way of others.
+    claim_ancestor(&store, 11, (12, 10)).await;
+    claim_ancestor(&store, 12, (13, 10)).await;
+    backup(&store, 13, local(&work(&["1-a"]), None), Mirror::Off).await.unwrap();
+    let before = open(&store, 13).await.state;
+    let long = backup(&store, 13, local(&work(&["1-a"]), Some((11, 5))), Mirror::Off).await.unwrap_err();
+    assert!(matches!(long, Error::AncestorCycle { .. }), "{long}");
+    assert_eq!((open(&store, 13).await.state, points(&open(&store, 11).await)), (before, vec![]));
 
     backup(&store, 100, local(&work(&["1-a"]), None), Mirror::Off).await.unwrap();
     for timeline in 101..=201 {

@@ -184,3 +184,41 @@ fn of_what_is_said_of_a_branch_the_last_word_counts() {
         assert_eq!(points(&bench).await, [point()]);
     });
 }
+
+#[test]
+fn timelines_that_name_each_other_as_ancestors_wait_for_a_person_and_go_on_when_one_is_corrected() {
+    check_seeds(0..2, async |simulation| {
+        let bench = Bench::new(&simulation);
+        let process = bench.process("pageserver").await;
+        let attach =
+            |timeline: &TimelineId| process.service.attach(&tenant(), timeline, Attach::default()).unwrap();
+        let ids: Vec<TimelineId> = (1..=3).map(|number| format!("{number:032x}").parse().unwrap()).collect();
+        let handles: Vec<_> = ids.iter().map(attach).collect();
+        let leaves = |of: usize, layer: &str, lsn: u64| Change {
+            ancestor: Some(Ancestor { timeline: ids[of].clone(), lsn: Lsn(50) }),
+            ..bench.checkpoint(&[layer], lsn)
+        };
+        // 1 of 2 of 3 of 1.
+        let tickets: Vec<_> = [(0, 1, "a"), (1, 2, "b"), (2, 0, "c")]
+            .map(|(of, from, layer)| handles[of].hand_over(leaves(from, layer, 60)).unwrap())
+            .to_vec();
+        let clock = bench.clock();
+        clock.sleep(MINUTE * 2).await;
+        let circles = handles.iter().filter(|handle| {
+            let Phase::Waiting { error, .. } = handle.status().phase else { return false };
+            matches!(*error, Error::AncestorCycle { .. })
+        });
+        assert!(circles.count() > 0, "{handles:?}");
+        assert!(handles.iter().zip(&tickets).all(|(handle, ticket)| !handle.is_settled(*ticket)));
+        // The third was branched off a timeline that is there.
+        let main = process.attach_open(&bench).await;
+        let change = Change { ancestor: ancestor(), ..bench.checkpoint(&["d"], 70) };
+        let last = handles[2].hand_over(change).unwrap();
+        handles[2].wait(last).await.unwrap();
+        for (handle, ticket) in handles.iter().zip(tickets) {
+            handle.wait(ticket).await.unwrap();
+        }
+        let points: Vec<TimelineId> = main.branch_points().into_iter().map(|point| point.timeline).collect();
+        assert_eq!(points, ids[2..]);
+    });
+}
