@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use layer_archive::{PayloadId, Seq, TenantId, TimelineId};
 use storage_api::{KeyPrefix, ListRequest, ObjectInfo, ObjectStore, ObjectStoreExt};
 
+use crate::gc::points_in_time;
 use crate::layout::{ObjectName, StoreLayout, TimelineKeys, timeline_of};
 use crate::{Error, Result, Store};
 
@@ -71,10 +72,13 @@ impl TimelineListing {
         }
     }
 
-    /// The oldest manifest that was there before every manifest above it, by the store's times. gc deletes manifests
-    /// before the records below them, so from here on the log is whole, or damaged. A manifest below came late, or in the
-    /// same moment: what is behind it may have been collected before.
+    /// The oldest manifest behind which the log is whole, or damaged: gc deletes manifests before the records below them.
+    /// Behind one that came late the log may have been collected before.
+    ///
+    /// Where no record is missing behind a manifest, none was collected. Else it is the one that was there before every
+    /// manifest above it, by the store's times; the times of a store that was copied are not those.
     pub(crate) fn oldest_in_time(&self) -> Option<Seq> {
+        let newest = self.newest();
         let mut oldest = None;
         let mut earliest = None;
         for (seq, info) in self.manifests.iter().rev() {
@@ -82,7 +86,17 @@ impl TimelineListing {
                 (oldest, earliest) = (Some(*seq), Some(info.last_modified));
             }
         }
-        oldest
+        let whole = points_in_time(self, newest).and_then(|points| {
+            let behind = self.manifests.range(points.oldest..).next();
+            behind.map(|(seq, _)| *seq)
+        });
+        whole.filter(|whole| oldest.is_none_or(|oldest| *whole < oldest)).or(oldest)
+    }
+
+    /// The number of the newest record that is told of.
+    pub(crate) fn newest(&self) -> Seq {
+        let last = |numbers: Option<&Seq>| numbers.copied().unwrap_or_default();
+        last(self.records.keys().next_back()).max(last(self.manifests.keys().next_back()))
     }
 
     /// The first of the records after `base`, up to `until`, that was not listed.

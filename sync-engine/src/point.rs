@@ -225,6 +225,29 @@ impl TimelineView {
     }
 }
 
+/// The state after a record, by an older manifest and the log; none where they do not tell it any more.
+pub(crate) async fn state_by_log(
+    store: &Store,
+    (tenant, timeline): (&TenantId, &TimelineId),
+    seq: Seq,
+) -> Result<Option<TimelineState>> {
+    let past = Past::read(store, tenant, timeline).await?;
+    let before = Wanted::At(At::Seq(Seq(seq.0.saturating_sub(1))));
+    let replayed = async {
+        let (mut state, _) = past.base(&before, &mut Vec::new()).await?;
+        let mut tails = past.tails(state.seq(), seq);
+        while let Some(record) = tails.try_next().await? {
+            past.apply(&mut state, &record)?;
+        }
+        Ok(Some(state).filter(|state| state.seq() == seq))
+    };
+    match replayed.await {
+        Err(Error::PointNotFound { .. }) => Ok(None),
+        Err(error) if error.is_damage() || error.is_gone() => Ok(None),
+        replayed => replayed,
+    }
+}
+
 /// What there is of a timeline's past.
 struct Past<'a> {
     objects: &'a dyn ObjectStore,
@@ -243,8 +266,7 @@ impl<'a> Past<'a> {
         if listing.is_empty() {
             return Err(Error::TimelineNotFound { tenant: tenant.clone(), timeline: timeline.clone() });
         }
-        let last = |numbers: Option<&Seq>| numbers.copied().unwrap_or_default();
-        let newest = last(listing.records.keys().next_back()).max(last(listing.manifests.keys().next_back()));
+        let newest = listing.newest();
         let points = points_in_time(&listing, newest);
         let empty = TimelineState::empty(tenant.clone(), timeline.clone());
         Ok(Self { objects, keys, listing, empty, newest, points })

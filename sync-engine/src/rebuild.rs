@@ -56,8 +56,7 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
     if listing.is_empty() {
         return Err(Error::TimelineNotFound { tenant: tenant.clone(), timeline: timeline.clone() });
     }
-    let last = |numbers: Option<&Seq>| numbers.copied().unwrap_or_default();
-    let newest = last(listing.records.keys().next_back()).max(last(listing.manifests.keys().next_back()));
+    let newest = listing.newest();
     let mut damage = Vec::new();
     let empty = TimelineState::empty(tenant.clone(), timeline.clone());
     let (mut state, manifest) = newest_manifest(objects, &listing, empty, &mut damage).await?;

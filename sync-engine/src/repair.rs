@@ -1,8 +1,10 @@
 //! Repair: what is damaged in a timeline is stored anew, from local files or from what still reads, by a new commit.
 //!
-//! Nothing is overwritten. The live layers of a damaged bundle are added again, all of them: those that still read from
-//! where they are, the others from local copies; what was damaged is garbage then. A manifest that does not read is
-//! followed by a newer one. A log with holes is [rebuilt](crate::rebuild_timeline), and goes on behind them.
+//! Nothing is overwritten but a manifest by itself. The live layers of a damaged bundle are added again, all of them: those that still read from
+//! where they are, the others from local copies; what was damaged is garbage then. A newest manifest that does not
+//! read is followed by a newer one, an older one is [made again](manifests). A log with holes is [rebuilt](crate::rebuild_timeline), and goes on behind them.
+
+mod manifests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -43,8 +45,10 @@ pub struct RepairReport {
     pub findings: Vec<Finding>,
     /// The newest record; the one before where nothing was written.
     pub seq: Seq,
-    /// Whether something was written.
+    /// Whether a record was written.
     pub wrote: bool,
+    /// Manifests that did not read and were made again, by the number of their record.
+    pub manifests: Vec<Seq>,
     /// Layers that are stored anew.
     pub mended: BTreeSet<LayerName>,
     /// Layers that are lost, unless another copy is found, and why.
@@ -68,7 +72,7 @@ impl RepairReport {
 /// taken whose contents are right.
 ///
 /// Where there is nothing to mend, nothing is written. A timeline that is not released is refused, unless it is taken
-/// over.
+/// over; but to make a manifest again asks nobody. Of a deleted timeline nothing else is mended.
 pub async fn repair_timeline(
     store: &Store,
     (tenant, timeline): (&TenantId, &TimelineId),
@@ -77,7 +81,11 @@ pub async fn repair_timeline(
 ) -> Result<RepairReport> {
     let mut report = RepairReport::default();
     let mut branch_points = Vec::new();
-    let view = match TimelineView::open_existing(store, tenant, timeline, None).await {
+    let view = match TimelineView::open(store, tenant, timeline, None).await {
+        Ok(view) if view.state.seq() == Seq(0) => {
+            let (tenant, timeline) = (tenant.clone(), timeline.clone());
+            return Err(Error::TimelineNotFound { tenant, timeline });
+        }
         Ok(view) => view,
         Err(Error::Gap { .. } | Error::Damaged { .. }) => {
             let rebuild = rebuild_timeline(store, tenant, timeline).await?;
@@ -87,8 +95,16 @@ pub async fn repair_timeline(
         }
         Err(error) => return Err(error),
     };
-    let verified = verify_timeline(store, &view, options.depth).await?;
+    let mut verified = verify_timeline(store, &view, options.depth).await?;
     report.seq = view.state.seq();
+    report.manifests = manifests::remake(store, &view, &verified).await?;
+    if view.state.is_deleted() {
+        report.findings = verified.findings;
+        return Ok(report);
+    }
+    if !report.manifests.is_empty() {
+        verified = verify_timeline(store, &view, options.depth).await?;
+    }
     let seen = |finding: &&Finding| verified.findings.iter().any(|other| other.object == finding.object);
     report.findings = view.damage.iter().filter(|finding| !seen(finding)).cloned().collect();
     report.findings.extend(verified.findings.iter().cloned());

@@ -282,6 +282,14 @@ async fn forget(bench: &Bench, ancestor: &str, branch: &str, lsn: u64) {
     change_branch_point(&store(bench).await, (&id.0, &id.1), point, ends, writer()).await.unwrap();
 }
 
+/// Claims a timeline and does not let go of it.
+async fn hold(bench: &Bench, timeline: &str) {
+    let store = store(bench).await;
+    let id = (TENANT.parse().unwrap(), timeline.parse().unwrap());
+    let view = TimelineView::open(&store, &id.0, &id.1, None).await.unwrap();
+    TimelineWriter::claim(&store, view, writer()).await.unwrap();
+}
+
 #[test]
 fn verify_follows_a_branch_to_its_ancestors_and_repair_tells_them_of_it() {
     let bench = family(Kind::Directory);
@@ -295,12 +303,7 @@ fn verify_follows_a_branch_to_its_ancestors_and_repair_tells_them_of_it() {
         bench.run(&one(timeline)).expect(3).says(&[MAIN, MIDDLE, "0/64", "verify --repair"]);
     }
     // Its pageserver may be running.
-    runtime.block_on(async {
-        let store = store(&bench).await;
-        let id = (TENANT.parse().unwrap(), MAIN.parse().unwrap());
-        let view = TimelineView::open(&store, &id.0, &id.1, None).await.unwrap();
-        TimelineWriter::claim(&store, view, writer()).await.unwrap();
-    });
+    runtime.block_on(hold(&bench, MAIN));
     let repair = format!("{} --repair", one(MIDDLE));
     bench.run(&repair).expect(5).says(&[MAIN, "pageserver 9", "--take-over"]);
     let run = bench.run(&format!("{repair} --take-over")).expect(0);
@@ -329,4 +332,30 @@ fn a_damaged_sibling_is_named_where_it_keeps_a_timeline_from_being_deleted() {
     // Without a record that does it may be anybody's.
     put(&log.join("0000000000000002.tar.zst"), b"torn");
     bench.run(&delete(MIDDLE)).expect(3).says(&[BRANCH, "verify --repair"]);
+}
+
+#[test]
+fn a_timeline_that_is_held_does_not_keep_others_from_being_repaired() {
+    let bench = family(Kind::Directory);
+    bench.backup();
+    for timeline in [BRANCH, MAIN] {
+        let path = bench.timeline_dir("store", timeline).join("log/0000000000000002.tar.zst");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[30] ^= 1;
+        put(&path, &bytes);
+    }
+    // The first by name.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(hold(&bench, BRANCH));
+    let verify = "verify --deep --repair --workdir {a} --remote {url}";
+    let run = bench.run(verify).expect(3);
+    run.says(&[&format!("{BRANCH} was not repaired"), "--take-over", &format!("{BRANCH}/log/")]);
+    let json = bench.run(&format!("{verify} --json")).expect(3).json();
+    let repairs: Vec<&Value> =
+        json["timelines"].as_array().unwrap().iter().map(|json| &json["repair"]["wrote"]).collect();
+    assert_eq!(repairs, [&json!(null), &json!(false), &json!(false)], "mended by the first run");
+    let json = bench.run(&format!("{verify} --take-over --json")).expect(3).json();
+    assert_eq!(json["timelines"][0]["repair"]["mended"].as_array().unwrap().len(), 5);
+    bench.run("restore --workdir {b} --remote {url}").expect(0);
+    assert_same(&files(&bench.path("a")), &files(&bench.path("b")));
 }

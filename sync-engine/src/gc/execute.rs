@@ -68,7 +68,9 @@ pub async fn execute_gc(
     }
     let (view, mut known) = (survey.view, survey.known);
     let id = (view.state.tenant().clone(), view.state.timeline().clone());
-    if options.take_over.require(&view).is_err() {
+    if view.state.is_deleted() {
+        report.checkpoint = snapshot(store, &view, &plan).await?;
+    } else if options.take_over.require(&view).is_err() {
         report.left_to = (!plan.repack.is_empty()).then(|| view.state.writer().clone());
         report.checkpoint = snapshot(store, &view, &plan).await?;
     } else {
@@ -104,7 +106,8 @@ impl GcReport {
     }
 }
 
-/// Writes a manifest of a timeline that somebody else writes to, where that moves the floor on. Returns whether it did.
+/// Writes a manifest of a timeline that somebody else writes to, or nobody ever will, where that moves the floor on.
+/// Returns whether it did.
 ///
 /// The last record must not be a claim: its writer may still be looking whether it stands, and would take a manifest of
 /// it for the proof that it does not (rule 2 of the protocol).

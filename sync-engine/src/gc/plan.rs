@@ -158,7 +158,12 @@ pub fn plan_gc(survey: &Survey, policy: &GcPolicy, bundle_bytes_target: u64) -> 
             judge.doom(floor, &mut plan);
         }
         plan.uploads = judge.dead_uploads(policy);
-        if !view.state.is_deleted() {
+        if view.state.is_deleted() {
+            // A deletion that was killed has no manifest yet, and without one nothing is ever old enough.
+            if !view.listing.manifests.contains_key(&view.state.seq()) {
+                plan.checkpoint = Checkpoint::Frees(judge.freed(&plan.repack));
+            }
+        } else {
             plan.repack = plan_repack(&view.state, policy, bundle_bytes_target);
             plan.checkpoint = judge.checkpoint(&plan.repack, policy);
             plan.ended_branches = survey.ended_branches.clone();
@@ -239,6 +244,21 @@ impl Judge<'_> {
 
     /// Whether a floor at the newest state would free much more than one at the newest manifest that can become it.
     fn checkpoint(&self, repack: &RepackPlan, policy: &GcPolicy) -> Checkpoint {
+        let view = &self.survey.view;
+        let freed = self.freed(repack);
+        let manifest = view.manifest.map_or(0, |manifest| manifest.stored_bytes);
+        // Who moves the floor on repeats the metadata in a record, which is garbage the next time: twice, in its commit and
+        // as a member of its tar.
+        let metadata = view.state.metadata().map_or(0, |metadata| metadata.bytes.len() as u64);
+        if freed >= manifest.max(policy.checkpoint_bytes_min).max(metadata.saturating_mul(METADATA_COST)) {
+            Checkpoint::Frees(freed)
+        } else {
+            Checkpoint::No
+        }
+    }
+
+    /// What a floor at the newest state would free more than one at the newest manifest that can become it.
+    fn freed(&self, repack: &RepackPlan) -> u64 {
         let Survey { view, known, next_floor, named, .. } = self.survey;
         let moved: BTreeSet<BundleId> = repack.sources.iter().map(|source| source.bundle.id).collect();
         let lives = |id: BundleId| self.live.contains(&id) && !moved.contains(&id);
@@ -262,15 +282,7 @@ impl Judge<'_> {
                 freed += info.size;
             }
         }
-        let manifest = view.manifest.map_or(0, |manifest| manifest.stored_bytes);
-        // Who moves the floor on repeats the metadata in a record, which is garbage the next time: twice, in its commit and
-        // as a member of its tar.
-        let metadata = view.state.metadata().map_or(0, |metadata| metadata.bytes.len() as u64);
-        if freed >= manifest.max(policy.checkpoint_bytes_min).max(metadata.saturating_mul(METADATA_COST)) {
-            Checkpoint::Frees(freed)
-        } else {
-            Checkpoint::No
-        }
+        freed
     }
 
     fn space(&self, plan: &GcPlan) -> Space {

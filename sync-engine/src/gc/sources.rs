@@ -72,7 +72,9 @@ pub fn plan_repack(state: &TimelineState, policy: &GcPolicy, bundle_bytes_target
         let new = Candidate { bundle, layers: 0, largest: 0 };
         let candidate = candidates.entry(bundle.id).or_insert(new);
         candidate.layers += 1;
-        candidate.largest = candidate.largest.max(layer.place.location.stored_len);
+        // A small one shares its frame with others.
+        let own = layer.place.location.stored_len.min(layer.raw.size);
+        candidate.largest = candidate.largest.max(own);
     }
     let live: u64 = candidates.values().map(|candidate| candidate.bundle.live_bytes).sum();
     let bytes_max = repack_bytes_max(live, policy, bundle_bytes_target);
@@ -116,7 +118,7 @@ pub fn plan_repack(state: &TimelineState, policy: &GcPolicy, bundle_bytes_target
 struct Candidate {
     bundle: BundleEntry,
     layers: usize,
-    /// Stored bytes of the frames of its largest layer.
+    /// Bytes of its largest layer.
     largest: u64,
 }
 

@@ -7,7 +7,7 @@ use layer_archive::{BundleId, BundleIndex, RemovalReason};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use storage_api::{GetRange, ObjectStoreExt};
-use sync_engine::gc::plan_repack;
+use sync_engine::gc::{GcOptions, execute_gc, plan_gc, plan_repack};
 use sync_engine::{Mirror, TakeOver, remove_layers};
 
 use crate::bench::{Bench, NONE};
@@ -141,6 +141,40 @@ async fn a_bundle_of_tiny_layers_and_links_is_not_packed_anew_for_ever() {
     let frames = bundle.stored_bytes - u64::from(bundle.tail_len);
     assert!(bundle.live_bytes * 2 < frames, "{bundle:?}");
     assert!(plan_repack(&state, &NONE, 32 << 20).is_empty());
+}
+
+#[tokio::test]
+async fn small_layers_are_moved_though_the_frame_they_share_is_larger_than_the_target() {
+    let bench = Bench::new().await;
+    let work = WorkDir::new();
+    let layers: Vec<String> = (0..40).map(|n| format!("layer-{n:02}")).collect();
+    for (seed, layer) in (0..).zip(&layers) {
+        let mut bytes = vec![0; 5000];
+        SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+        work.put(layer, &bytes);
+    }
+    backup_with(&bench.store, work.local(), Mirror::Off, options()).await.unwrap();
+    let gone: BTreeSet<_> = layers[..32].iter().map(|layer| name(layer)).collect();
+    let rm = || writer_options("rm");
+    let view = open(&bench.store).await;
+    let target = 64 << 10;
+    let frame = view.state.layers().values().map(|layer| layer.place.location.stored_len).max().unwrap();
+    assert!(frame > target, "{frame}");
+    remove_layers(&bench.store, view, &gone, RemovalReason::Collected, TakeOver::No, rm()).await.unwrap();
+    let survey = bench.survey(&NONE).await;
+    let plan = plan_gc(&survey, &NONE, target);
+    assert_eq!(plan.repack.sources.len(), 1);
+    let options = GcOptions {
+        policy: NONE,
+        bundle_bytes_target: target,
+        writer: writer_options("gc"),
+        take_over: TakeOver::No,
+    };
+    execute_gc(&bench.store, survey, plan, &options).await.unwrap();
+    let state = open(&bench.store).await.state;
+    assert!(state.bundles().iter().all(|bundle| bundle.stored_bytes < target), "{:?}", state.bundles());
+    assert_eq!(state.layers().len(), 8);
+    assert!(plan_repack(&state, &NONE, target).is_empty());
 }
 
 #[tokio::test]

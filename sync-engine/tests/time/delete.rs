@@ -1,5 +1,7 @@
 //! Deletion: nothing comes back, nothing that is needed goes.
 
+use std::collections::BTreeMap;
+
 use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, PayloadId, Seq, Term, TimelineId};
 use storage_api::{Body, PutMode};
 use sync_engine::{
@@ -8,6 +10,7 @@ use sync_engine::{
 };
 
 use crate::bench::{Bench, DAY, NONE, append, contents, keeping};
+use crate::repair::{Damage, damage, repair};
 use crate::spy::Fate;
 use crate::support::{WorkDir, backup, open, tenant, timeline, writer_options};
 use crate::{killed_at, lived};
@@ -158,4 +161,38 @@ async fn killed_at_any_request_it_is_whole_or_deleted_and_the_next_run_ends_it()
         }
     }
     assert!(kills > 12, "{kills}");
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_killed_before_its_manifest_is_ended_by_gc() {
+    let bench = lived().await;
+    let mut writer = bench.writer("delete").await;
+    let draft = Draft { deleted: true, released: true, ..Draft::default() };
+    writer.append(draft, BundleWriter::new()).await.unwrap();
+    let tombstone = writer.view().state.seq();
+    let has_manifest = async || bench.listing().await.manifests.contains_key(&tombstone);
+    let policy = keeping(DAY);
+    assert!(matches!(bench.plan(&policy).await.checkpoint, sync_engine::gc::Checkpoint::Frees(1..)));
+    assert!(bench.gc(&policy, TakeOver::No).await.checkpoint && has_manifest().await);
+    assert!(!bench.plan(&policy).await.writes());
+    // Then it is as if it had ended itself: retention begins with the manifest.
+    bench.clock.advance(DAY / 2);
+    assert_eq!(bench.gc(&policy, TakeOver::No).await.collected.objects, 0);
+    bench.clock.advance(DAY);
+    assert!(bench.gc(&policy, TakeOver::No).await.collected.objects > 4);
+    assert_eq!(bench.listing().await.payloads.len(), 0);
+    assert!(open(&bench.store).await.state.is_deleted());
+}
+
+#[tokio::test]
+async fn a_tombstone_whose_manifest_does_not_read_is_collected_after_a_repair() {
+    let bench = lived().await;
+    let deletion = delete(&bench.store, TakeOver::No).await.unwrap();
+    let manifest = open(&bench.store).await.keys.manifest(deletion.seq).unwrap();
+    damage(&bench, &manifest, Damage::FlippedAt(60)).await;
+    assert!(open(&bench.store).await.state.is_deleted(), "by its log");
+    let report = repair(&bench, &BTreeMap::new(), TakeOver::No).await.unwrap();
+    assert_eq!((report.manifests, report.wrote), (vec![deletion.seq], false));
+    bench.gc(&NONE, TakeOver::No).await;
+    assert_eq!(bench.listing().await.payloads.len(), 0);
 }

@@ -184,6 +184,45 @@ async fn every_object_lost_names_the_points_that_cannot_be_restored_and_no_other
     assert_eq!(unseen, expected.map(str::to_owned).into_iter().chain(manifests).collect());
 }
 
+/// A store whose times say nothing: those of a copy that was made object by object, in one moment or in any order.
+async fn copied(bench: &Bench, backwards: bool) {
+    let keys = objects(bench).await;
+    for (number, key) in (0..).zip(&keys) {
+        if backwards {
+            bench.clock.set(bench.now() - Duration::from_secs(number));
+        }
+        let bytes = bench.objects.get_bytes(key, GetRange::Full, 1 << 20).await.unwrap().1;
+        bench.objects.put(key, Body::new(bytes), PutMode::Overwrite).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_damaged_in_a_store_that_was_copied_is_found_whatever_its_times_say() {
+    let mut past = 0;
+    for (is_collected, backwards) in [(false, false), (false, true), (true, false), (true, true)] {
+        let make = || async {
+            let bench = if is_collected { collected().await } else { three_days().await };
+            copied(&bench, backwards).await;
+            bench
+        };
+        let template = make().await;
+        assert_eq!(verify(&template, VerifyDepth::Deep).await.unwrap().findings, []);
+        for number in 0..objects(&template).await.len() {
+            let bench = make().await;
+            let key = objects(&bench).await[number].clone();
+            damage(&bench, &key, Damage::FlippedAt(60)).await;
+            let (broken, report) = (broken(&bench).await, verify(&bench, VerifyDepth::Deep).await);
+            let Ok(report) = report else { continue };
+            let is_of_the_past = report.findings.iter().all(|finding| finding.layers.is_empty());
+            if is_of_the_past {
+                assert_eq!(points(&report.findings), broken, "{key}: {report:?}");
+                past += usize::from(!broken.is_empty());
+            }
+        }
+    }
+    assert!(past > 20, "{past}");
+}
+
 /// A repair from the newest layers leaves nothing but older points that are lost, and a collection ends that too.
 async fn assert_mended(bench: &Bench, what: &str) {
     let (_dir, files) = local(&bench.layers);
@@ -325,4 +364,37 @@ async fn a_deleted_timeline_promises_its_past_until_it_is_collected() {
     assert!(report.findings[0].is_of_the_past());
     bench.gc(&NONE, TakeOver::No).await;
     assert_eq!(verify(&bench, VerifyDepth::Deep).await.unwrap().findings, []);
+}
+
+#[tokio::test]
+async fn an_older_manifest_that_does_not_read_is_made_again_as_it_was() {
+    let bench = three_days().await;
+    let keys = open(&bench.store).await.keys;
+    let [first, second, _] = MANIFESTS.map(|seq| keys.manifest(Seq(seq)).unwrap());
+    let bytes = async |key: &Key| bench.objects.get_bytes(key, GetRange::Full, 1 << 20).await.unwrap().1;
+    let before = [bytes(&first).await, bytes(&second).await];
+    for key in [&first, &second] {
+        damage(&bench, key, Damage::FlippedAt(60)).await;
+    }
+    // No point needs them as long as the log is whole, but gc finds no floor among them.
+    let report = verify(&bench, VerifyDepth::Deep).await.unwrap();
+    assert_eq!((&report.findings[..], report.unneeded.len()), (&[][..], 2));
+    assert_eq!(bench.plan(&keeping(DAY * 5 / 2)).await.damage.len(), 1);
+    let report = repair(&bench, &BTreeMap::new(), TakeOver::No).await.unwrap();
+    assert_eq!((report.manifests, report.wrote), (vec![Seq(MANIFESTS[0]), Seq(MANIFESTS[1])], false));
+    assert_eq!([bytes(&first).await, bytes(&second).await], before);
+    assert_eq!(verify(&bench, VerifyDepth::Deep).await.unwrap().unneeded, []);
+    // They are as old as their objects are.
+    assert_eq!(bench.plan(&two_days()).await.floor, None);
+    bench.clock.advance(DAY * 2);
+    assert_eq!(first_day_collected(&bench).await.0, first);
+    // What the log does not tell any more is not made up: newer ones let gc past it.
+    damage(&bench, &second, Damage::FlippedAt(60)).await;
+    let damaged = bytes(&second).await;
+    let report = repair(&bench, &BTreeMap::new(), TakeOver::No).await.unwrap();
+    assert_eq!((report.manifests, report.wrote), (vec![], true));
+    assert_eq!(bytes(&second).await, damaged);
+    bench.gc(&NONE, TakeOver::No).await;
+    assert_eq!(bench.gc(&NONE, TakeOver::No).await.damage, []);
+    bench.assert_whole().await;
 }

@@ -33,6 +33,8 @@ pub(crate) struct WorkdirJson {
 #[derive(Debug, Serialize)]
 pub(crate) struct RepairJson {
     wrote: bool,
+    /// Older manifests that were made again, by the number of their record.
+    manifests: Vec<u64>,
     seq: u64,
     mended: Vec<String>,
     lost: Vec<FailedJson>,
@@ -142,6 +144,7 @@ pub(crate) fn report(
     }
     RepairJson {
         wrote: report.wrote,
+        manifests: report.manifests.iter().map(|seq| seq.0).collect(),
         seq: report.seq.0,
         mended: report.mended.iter().map(LayerName::to_string).collect(),
         lost: report.lost.iter().map(|lost| failed_json(id, lost)).collect(),
@@ -153,15 +156,16 @@ pub(crate) fn report(
 
 impl RepairJson {
     pub(crate) fn line(&self) -> String {
-        let told: String = self
-            .told
-            .iter()
-            .map(|ancestor| format!("  repair: {ancestor} knows its branch again\n"))
-            .collect();
-        if !self.wrote {
-            return if told.is_empty() { "  repair: nothing to write\n".into() } else { told };
+        let told = self.told.iter().map(|ancestor| format!("  repair: {ancestor} knows its branch again\n"));
+        let made =
+            self.manifests.iter().map(|seq| format!("  repair: the manifest of record {seq} made again\n"));
+        let mut lines: String = told.chain(made).collect();
+        if self.wrote {
+            let (mended, lost) = (counted(self.mended.len(), "layer"), self.lost.len());
+            lines += &format!("  repair: {mended} stored anew, {lost} lost; as of record {}\n", self.seq);
+        } else if lines.is_empty() {
+            lines.push_str("  repair: nothing to write\n");
         }
-        let (mended, lost) = (counted(self.mended.len(), "layer"), self.lost.len());
-        format!("{told}  repair: {mended} stored anew, {lost} lost; as of record {}\n", self.seq)
+        lines
     }
 }

@@ -13,7 +13,7 @@ use crate::damage::DamageJson;
 use crate::exit::{Exit, Failure};
 use crate::output::{Outcome, counted, explain_failure, human_bytes, names_line};
 use crate::repair::{self, RepairJson, WorkdirJson};
-use crate::session::Session;
+use crate::session::{Session, concerns_one_timeline};
 
 #[derive(Debug, Default, Serialize)]
 struct VerifyJson {
@@ -75,24 +75,33 @@ pub(crate) async fn run(session: &Session, arguments: &Verify) -> Result<Outcome
     }
     let workdir = arguments.workdir.as_deref().map(WorkDir::open).transpose()?;
     let mut said = Outcome::new(&json, &session.cost());
+    let alone = timelines.len() == 1;
     for entry in timelines {
         let id = (entry.tenant.clone(), entry.timeline.clone());
         let id = (&id.0, &id.1);
         let repaired = if arguments.repair {
             let workdir = workdir.as_ref();
             match repair::repair(session, arguments, &store, id, depth, workdir).await {
-                Err(Failure::Engine(Error::TimelineDeleted { .. })) => None,
+                // The others are repaired all the same, and what is wrong with this one is found below.
+                Err(failure) if !alone && concerns_one_timeline(&failure) => {
+                    let (tenant, timeline) = id;
+                    let why = explain_failure(&failure);
+                    said.problems.push(format!("{tenant}/{timeline} was not repaired: {why}"));
+                    said.exit = said.exit.or_worse(failure.exit());
+                    None
+                }
                 repaired => Some(repaired?),
             }
         } else {
             None
         };
         // What was mended is listed, and what is left is found by looking again.
-        let listing =
-            if repaired.as_ref().is_some_and(|repaired| repaired.wrote) { None } else { entry.listing };
+        let listing = if arguments.repair { None } else { entry.listing };
         let entry = CatalogEntry { listing, ..entry };
         json.add(&store, entry, depth, workdir.as_ref(), &mut said).await?;
-        if let (Some(repaired), Some(timeline)) = (repaired, json.timelines.last_mut()) {
+        if let (Some(repaired), Some(timeline)) = (repaired, json.timelines.last_mut())
+            && !(timeline.deleted && repaired.manifests.is_empty())
+        {
             timeline.repair = Some(repair::report(id, &repaired, &mut said));
         }
     }

@@ -1,0 +1,42 @@
+//! Manifests that do not read, made again.
+//!
+//! The state at a record is a pure function of the records up to it (rule 4 of the protocol): who knows it from an older
+//! manifest and the log writes the same manifest, byte for byte. So it is the one object of a timeline that may be put
+//! over itself. The newest of a timeline that is not deleted is left to a new record and its manifest.
+
+use layer_archive::Seq;
+use storage_api::{Body, Key, PutMode};
+
+use crate::point::state_by_log;
+use crate::view::load_manifest;
+use crate::{Error, Finding, ObjectName, Result, Store, TimelineView, VerifyReport};
+
+/// Makes the manifests that `verified` says do not read, as far as the log still tells their states. Returns which.
+pub(super) async fn remake(store: &Store, view: &TimelineView, verified: &VerifyReport) -> Result<Vec<Seq>> {
+    let newest = view.listing.manifests.keys().next_back().copied();
+    let mut remade = Vec::new();
+    for Finding { object, .. } in verified.findings.iter().chain(&verified.unneeded) {
+        let Ok(key) = Key::new(object.clone()) else { continue };
+        let Some(ObjectName::Manifest(seq)) = view.keys.parse(&key) else { continue };
+        let is_left = Some(seq) == newest && !view.state.is_deleted();
+        if !is_left && remake_one(store, view, seq, &key).await? {
+            remade.push(seq);
+        }
+    }
+    Ok(remade)
+}
+
+async fn remake_one(store: &Store, view: &TimelineView, seq: Seq, key: &Key) -> Result<bool> {
+    let objects = &**store.objects();
+    let Some(info) = view.listing.manifests.get(&seq) else { return Ok(false) };
+    // What was damaged on the way only is not.
+    if !matches!(load_manifest(objects, &view.state, seq, info).await, Err(Error::Damaged { .. })) {
+        return Ok(false);
+    }
+    let id = (view.state.tenant(), view.state.timeline());
+    let Some(state) = state_by_log(store, id, seq).await? else { return Ok(false) };
+    let unpackable = |source| Error::Unpackable { what: key.to_string(), source };
+    let bytes = state.to_manifest().encode().map_err(unpackable)?;
+    objects.put(key, Body::new(bytes), PutMode::Overwrite).await?;
+    Ok(true)
+}
