@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
-use layer_archive::{BranchPoint, BundleId, BundleIndex, FormatError, LayerName, Seq, TenantId, TimelineId};
+use layer_archive::{
+    BranchPoint, BundleId, BundleIndex, FormatError, LayerName, PayloadId, Seq, TenantId, TimelineId,
+};
 use storage_api::ObjectStore;
 
 use crate::catalog::{Catalog, CatalogEntry, TimelineListing};
@@ -68,6 +70,7 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
     }
     let gap = if manifest.is_some() { GapIs::Lost } else { GapIs::PerhapsCollected };
     let mut missing = Vec::new();
+    let mut moves = Moves::default();
     for seq in (base.0..newest.0).map(|seq| Seq(seq + 1)) {
         let Some(record) = records.get(&seq) else {
             missing.push(seq);
@@ -76,7 +79,12 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
         let mut next = state.clone();
         let applied = if missing.is_empty() { next.apply(record) } else { next.apply_after_gap(record, gap) };
         match applied {
-            Ok(()) => state = next,
+            Ok(()) => {
+                state = next;
+                if !missing.is_empty() {
+                    moves.follow(objects, &keys, record, &mut state, &mut damage).await?;
+                }
+            }
             Err(error) => {
                 let object = keys.record(seq)?.to_string();
                 damage.push(Finding::new(object, error));
@@ -174,6 +182,50 @@ async fn read_records(
         }
     }
     Ok(records)
+}
+
+/// Layers that a record moves and none that is left adds: the payload object that they are moved to says what they are.
+#[derive(Default)]
+struct Moves {
+    /// The indexes that were read.
+    read: BTreeMap<PayloadId, Option<BundleIndex>>,
+}
+
+impl Moves {
+    /// Takes the layers in that `record`, which was applied to `state`, moves and `state` has not.
+    async fn follow(
+        &mut self,
+        objects: &dyn ObjectStore,
+        keys: &TimelineKeys,
+        record: &BundleIndex,
+        state: &mut TimelineState,
+        damage: &mut Vec<Finding>,
+    ) -> Result<()> {
+        let Some(commit) = record.commit() else { return Ok(()) };
+        for moved in &commit.moved {
+            let BundleId::Payload(id) = moved.to.bundle else { continue };
+            if state.layers().contains_key(&moved.name) {
+                continue;
+            }
+            if !self.read.contains_key(&id) {
+                let key = keys.bundle(moved.to.bundle)?;
+                let index = match read_index(objects, &key, layer_archive::limits::TAIL_READ_BYTES).await {
+                    Ok(index) => Some(index),
+                    Err(error) => {
+                        damage.push(Finding::new(&key, problem(error)?));
+                        None
+                    }
+                };
+                self.read.insert(id, index);
+            }
+            if let Some(index) = self.read.get(&id).and_then(Option::as_ref)
+                && let Err(error) = state.take_moved(index, moved)
+            {
+                damage.push(Finding::new(keys.bundle(moved.to.bundle)?, error));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Takes in the payload objects that no record names any more: what names them may be collected or lost.

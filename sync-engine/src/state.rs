@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{
     Ancestor, BranchPoint, BundleEntry, BundleId, BundleIndex, Commit, CommitFlags, Digest, Epoch,
-    FormatError, Generation, LayerEntry, LayerName, Location, Lsn, Manifest, PayloadId, Place, Seq, TenantId,
-    Term, TimelineId, TimelineMetadata, UnixMillis, WriterInfo,
+    FormatError, Generation, LayerEntry, LayerName, Location, Lsn, Manifest, Moved, PayloadId, Place, Seq,
+    TenantId, Term, TimelineId, TimelineMetadata, UnixMillis, WriterInfo,
 };
 
 use self::committed::Committed;
@@ -177,6 +177,18 @@ impl TimelineState {
         let bundle = BundleId::Payload(id);
         self.add_bundle(bundle, id.claim, index.object_len(), tail_len);
         index.entries(bundle).into_iter().try_for_each(|layer| self.add_layer(layer))
+    }
+
+    /// Takes in a layer that was moved to a payload object, whose index this is, to a state that is rebuilt and in which
+    /// nothing says any more what the layer was.
+    pub(crate) fn take_moved(&mut self, index: &BundleIndex, moved: &Moved) -> Result<(), FormatError> {
+        let mut entries = index.entries(moved.to.bundle).into_iter();
+        let Some(layer) = entries.find(|layer| layer.name == moved.name && layer.place == moved.to) else {
+            return Err(malformed(format!("{:?} was moved to where it is not", moved.name)));
+        };
+        let tail_len = u32::try_from(index.tail_len()).map_err(|_| malformed("an index over 4 GiB"))?;
+        self.add_bundle(moved.to.bundle, self.seq, index.object_len(), tail_len);
+        self.add_layer(LayerEntry { stored_bytes: moved.stored_bytes, ..layer })
     }
 
     /// Takes in a branch point that the branch itself tells of, to a state that is rebuilt.

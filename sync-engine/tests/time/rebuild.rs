@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use layer_archive::Seq;
+use layer_archive::{BundleWriter, Seq};
 use storage_api::Key;
+use sync_engine::gc::GcPolicy;
 use sync_engine::{
-    Error, RepairOptions, TakeOver, TimelineView, VerifyDepth, rebuild_timeline, repair_timeline,
+    Draft, Error, RepairOptions, TakeOver, TimelineView, VerifyDepth, rebuild_timeline, repair_timeline,
 };
 
-use crate::bench::{Bench, NONE, contents};
-use crate::support::{open, options, tenant, timeline};
+use crate::bench::{Bench, DAY, NONE, keeping};
+use crate::support::{contents, open, options, tenant, timeline};
 use crate::{churned, lived, went_on};
 
 async fn manifests(bench: &Bench) -> Vec<Key> {
@@ -82,7 +83,7 @@ async fn with_collected_records_and_no_manifest_it_is_a_superset_and_says_what_i
     assert!(report.wrote && !report.is_whole());
     assert_eq!(report.missing, rebuilt.missing);
     let view = open(&bench.store).await;
-    let now = contents(&bench.store, &view.state).await;
+    let now = crate::bench::contents(&bench.store, &view.state).await;
     assert!(bench.layers.iter().all(|(layer, bytes)| now[layer] == *bytes));
     let superset: Vec<&String> = now.keys().filter(|layer| !bench.layers.contains_key(*layer)).collect();
     // The record that removes the third is there, because it holds a layer.
@@ -92,6 +93,56 @@ async fn with_collected_records_and_no_manifest_it_is_a_superset_and_says_what_i
     bench.commit(&mut writer, &[("next", b"next")], &["0-0", "1-0"]).await;
     bench.release(writer).await;
     bench.assert_whole().await;
+}
+
+#[tokio::test]
+async fn layers_that_were_moved_are_known_where_only_the_record_that_moved_them_is_left() {
+    for lost in ["manifests", "record"] {
+        let mut bench = lived().await;
+        if lost == "record" {
+            // Lost behind a manifest, and moved by a record that is left.
+            let mut writer = bench.writer("adds").await;
+            let layers: Vec<_> = (0..6u64).map(|n| (format!("late-{n}"), contents(500 + n, 6000))).collect();
+            let add: Vec<(&str, &[u8])> = layers.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+            bench.commit(&mut writer, &add, &[]).await;
+            bench.commit(&mut writer, &[], &["late-0", "late-1", "late-2", "late-3"]).await;
+            writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+        } else {
+            churned(&mut bench).await;
+            let mut writer = bench.writer("removes").await;
+            bench.commit(&mut writer, &[], &["0-1", "0-2", "0-3", "1-1", "1-2", "1-3"]).await;
+            bench.release(writer).await;
+        }
+        let before = open(&bench.store).await.state;
+        let policy = GcPolicy { checkpoint_bytes_min: u64::MAX, ..keeping(DAY * 365) };
+        let policy = if lost == "record" { policy } else { NONE };
+        let report = bench.gc(&policy, TakeOver::No).await;
+        let moved_at = report.repacked.seq.unwrap();
+        let state = open(&bench.store).await.state;
+        let is_moved =
+            |name: &&layer_archive::LayerName| state.layers()[*name].place != before.layers()[*name].place;
+        let moved: Vec<_> = state.layers().keys().filter(is_moved).cloned().collect();
+        assert!(moved.len() > 1, "{moved:?}");
+        if lost == "record" {
+            assert!(open(&bench.store).await.manifest.unwrap().seq < moved_at);
+            let added = before.layers()[&moved[0]].place.bundle;
+            bench.delete(open(&bench.store).await.keys.bundle(added).unwrap()).await;
+        } else {
+            for manifest in manifests(&bench).await {
+                bench.delete(manifest).await;
+            }
+        }
+        let rebuilt = rebuild_timeline(&bench.store, &tenant(), &timeline()).await.unwrap();
+        assert!(!rebuilt.is_exact(), "{lost}");
+        for (name, layer) in state.layers() {
+            assert_eq!(rebuilt.view.state.layers().get(name), Some(layer), "{lost}");
+        }
+        let (scratch, id) = (tempfile::TempDir::new().unwrap(), (tenant(), timeline()));
+        let options = repair_options(&scratch);
+        repair_timeline(&bench.store, (&id.0, &id.1), &BTreeMap::new(), &options).await.unwrap();
+        let read = crate::bench::contents(&bench.store, &open(&bench.store).await.state).await;
+        assert!(bench.layers.iter().all(|(layer, bytes)| read[layer] == *bytes), "{lost}");
+    }
 }
 
 #[tokio::test]
