@@ -58,17 +58,17 @@ impl WorkDirBranches {
 }
 
 /// The layers of `state` that are gone from the work directory because they were compacted: what they hold is in layers
-/// that are there, as far as names tell.
-///
-/// Without branches it is all one: nobody else needs what the work directory does not.
+/// that are there, as far as names tell. The others were collected. Without branches too: one that was deleted may be
+/// brought back where its ancestor has collected nothing of it since.
 pub(crate) fn compacted(state: &TimelineState, local: &LocalTimeline) -> BTreeSet<LayerName> {
     let here: BTreeSet<&LayerName> = local.layers.iter().map(|layer| &layer.name).collect();
     let gone = state.layers().keys().filter(|name| !here.contains(name) && !local.present.contains(*name));
-    if state.branch_points().next().is_none() && local.branches.is_empty() {
-        return gone.cloned().collect();
+    let gone: Vec<&LayerName> = gone.collect();
+    if gone.is_empty() {
+        return BTreeSet::new();
     }
     let map = LayerMap::new(here.iter().copied());
-    gone.filter(|name| map.holds(name)).cloned().collect()
+    gone.into_iter().filter(|name| map.holds(name)).cloned().collect()
 }
 
 /// Whether the work directory has a newer state of a timeline than the store, by its metadata. It is no place to restore

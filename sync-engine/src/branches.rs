@@ -8,7 +8,7 @@ use layer_archive::{
     TimelineId,
 };
 
-use crate::point::AsOf;
+use crate::point::{AsOf, spares_since};
 use crate::{At, Draft, Error, Result, Store, TimelineState, TimelineView, TimelineWriter, WriterOptions};
 
 /// How many ancestors a timeline may have. Whoever has more has a mistake in them.
@@ -293,12 +293,9 @@ impl<'a> Ancestry<'a> {
             Err(_) => return newest,
         }
         let counting = TimelineView::open_counting(self.store, &branch, &ancestor.timeline).await?;
-        let lsn = self.lsn.min(ancestor.lsn);
-        Ok(match newest {
-            // It has let go of nothing since.
-            Ok(newest) if lacking(&counting.state, lsn, Some(&newest.state)).is_empty() => newest,
-            _ => counting,
-        })
+        let Ok(newest) = newest else { return Ok(counting) };
+        let spares = spares_since(self.store, &counting.state, self.lsn.min(ancestor.lsn)).await?;
+        Ok(if spares { newest } else { counting })
     }
 
     /// Takes the ancestor that is next, and looks whether the way goes on.
@@ -325,20 +322,6 @@ impl<'a> Ancestry<'a> {
         self.lsn = self.lsn.min(ancestor.lsn);
         Ok(AncestorView { view, lsn: self.lsn })
     }
-}
-
-/// The layers of an ancestor at or below `lsn` that are not the same `there`.
-pub(crate) fn lacking<'a>(
-    needed: &'a TimelineState,
-    lsn: Lsn,
-    there: Option<&TimelineState>,
-) -> Vec<&'a LayerName> {
-    let is_there = |layer: &LayerEntry| {
-        let there = there.and_then(|there| there.layers().get(&layer.name));
-        there.is_some_and(|there| there.raw == layer.raw)
-    };
-    let layers = needed.layers().values().filter(|layer| is_at_or_below(layer, lsn));
-    layers.filter(|layer| !is_there(layer)).map(|layer| &layer.name).collect()
 }
 
 /// Finds layers of the timeline that `view` shows, or of its ancestors at or below the LSNs where it was branched off:

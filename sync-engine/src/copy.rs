@@ -30,6 +30,8 @@ use crate::{
 
 /// Copies that the store is asked for at the same time.
 const COPIES_IN_FLIGHT: usize = 16;
+/// How often a copy follows a timeline whose objects gc deletes while it is copied.
+const STATES_FOLLOWED_MAX: usize = 4;
 /// Bundles that stream from one store to the other at the same time. Each is in memory up to its size or a few parts.
 const STREAMS_IN_FLIGHT: usize = 2;
 
@@ -88,9 +90,46 @@ pub struct CopyTarget<'a> {
 /// Copies the state that `from` shows, its newest or an older one.
 ///
 /// A branch is copied to where its ancestor is, under the same id, at least as far, and with every layer that the branch
-/// needs: its branch point is written there first. Branches of the source stay its own. Where a bundle is collected
-/// meanwhile the error says so: nothing was made.
+/// needs: its branch point is written there first. Branches of the source stay its own. Where the source goes on and gc
+/// deletes what is to be copied, it is copied as it is by then; an older state that is given up meanwhile is an error.
 pub async fn copy_timeline(
+    source: &Store,
+    from: &TimelineView,
+    target: CopyTarget<'_>,
+    options: CopyOptions,
+) -> Result<CopyReport> {
+    let id = (from.state.tenant(), from.state.timeline());
+    let mut newer: Option<TimelineView> = None;
+    for _ in 1..STATES_FOLLOWED_MAX {
+        let seen = newer.as_ref().unwrap_or(from);
+        let error = match copy_state(source, seen, target, options.clone()).await {
+            Err(error) if found_objects_gone(&error) => error,
+            copied => return copied,
+        };
+        if !from.is_newest() {
+            TimelineView::open_at(source, id, At::Seq(from.state.seq()), None).await?;
+            return Err(error);
+        }
+        let now = TimelineView::open_existing(source, id.0, id.1, None).await?;
+        if now.state.seq() == seen.state.seq() {
+            return Err(error);
+        }
+        newer = Some(now);
+    }
+    copy_state(source, newer.as_ref().unwrap_or(from), target, options).await
+}
+
+/// Whether objects of the source were not there: they are lost, or gc has deleted them because the source has moved on.
+fn found_objects_gone(error: &Error) -> bool {
+    match error {
+        Error::Storage(error) => error.is_not_found(),
+        Error::SourceDamaged { .. } => true,
+        _ => false,
+    }
+}
+
+/// Copies a state.
+async fn copy_state(
     source: &Store,
     from: &TimelineView,
     target: CopyTarget<'_>,

@@ -1,5 +1,7 @@
 //! Files that are whole and on the disk, or not there.
 
+mod scratch;
+
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,6 +15,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 use storage_api::crash_point;
 
+pub(crate) use self::scratch::Scratch;
 use crate::{Error, Result};
 
 /// A directory that files are published in: each is written under a temporary name, synced, renamed to its own name
@@ -96,9 +99,8 @@ impl DurableDir {
             let file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
             match lock(&file, FlockOperation::LockExclusive) {
-                // Some file systems have no locks. Then nobody can sweep the file either.
-                Ok(()) | Err(Errno::NOLCK | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL) => {}
-                Err(error) => return Err(failed(error.into())),
+                Err(error) if !has_no_locks(error) => return Err(failed(error.into())),
+                _ => {}
             }
             let file = TemporaryFile { file, path, dir: self.path.clone(), published: false };
             // A sweep may have come between the creation and the lock.
@@ -239,6 +241,11 @@ fn lock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
             locked => return locked,
         }
     }
+}
+
+/// Some file systems have no locks. Then nobody can sweep what is there either.
+fn has_no_locks(error: Errno) -> bool {
+    matches!(error, Errno::NOLCK | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL)
 }
 
 fn is_temporary(name: &OsStr) -> bool {

@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use layer_archive::{BranchPoint, BundleId, BundleIndex, Lsn, Seq, TenantId, TimelineId, UnixMillis};
+use layer_archive::{
+    BranchPoint, BundleId, BundleIndex, Lsn, RemovalReason, Removed, Seq, TenantId, TimelineId, UnixMillis,
+};
 use storage_api::ObjectStore;
 
+use crate::branches::is_at_or_below;
 use crate::catalog::TimelineListing;
 use crate::gc::{Points, points_in_time};
 use crate::layout::TimelineKeys;
@@ -223,6 +226,26 @@ impl TimelineView {
         }
         Ok(points)
     }
+}
+
+/// Whether a timeline has collected no layer at or below `lsn` since `state`, to its newest record. What was compacted is in
+/// other layers, of which none was collected either.
+pub(crate) async fn spares_since(store: &Store, state: &TimelineState, lsn: Lsn) -> Result<bool> {
+    let past = Past::read(store, state.tenant(), state.timeline()).await?;
+    let mut state = state.clone();
+    let mut tails = past.tails(state.seq(), past.newest);
+    while let Some(record) = tails.try_next().await? {
+        let removed = record.commit().into_iter().flat_map(|commit| &commit.removed);
+        let mut collected = removed.filter(|removed| removed.reason == RemovalReason::Collected);
+        let is_needed = |removed: &Removed| {
+            state.layers().get(&removed.name).is_some_and(|layer| is_at_or_below(layer, lsn))
+        };
+        if collected.any(is_needed) {
+            return Ok(false);
+        }
+        past.apply(&mut state, &record)?;
+    }
+    Ok(state.seq() == past.newest)
 }
 
 /// The state after a record, by an older manifest and the log; none where they do not tell it any more.

@@ -7,15 +7,14 @@
 mod manifests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use layer_archive::{BranchPoint, BundleWriter, LayerEntry, LayerName, Level, Seq, TenantId, TimelineId};
-use rand::TryRngCore;
 use storage_api::Key;
 
 use crate::backup::{BackupOptions, FailedLayer, upload_layers};
-use crate::durable::DurableDir;
+use crate::durable::{DurableDir, Scratch};
 use crate::hash::hash_files;
 use crate::object::twice;
 use crate::restore::stream_layer;
@@ -124,7 +123,7 @@ pub async fn repair_timeline(
     if !must_write && !lets_gc_past {
         return Ok(report);
     }
-    let scratch = Scratch::create(&options.scratch)?;
+    let scratch = Scratch::create(&options.scratch, "repair-")?;
     let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
     let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
     let appended = append(store, &mut writer, (layers, branch_points), options, &mut report).await;
@@ -253,25 +252,4 @@ async fn append(
     writer.append(draft, BundleWriter::new()).await?;
     writer.put_manifest().await?;
     Ok(())
-}
-
-/// A directory of its own that goes when it is dropped.
-struct Scratch {
-    dir: DurableDir,
-}
-
-impl Scratch {
-    fn create(above: &Path) -> Result<Self> {
-        let random = rand::rngs::OsRng.try_next_u64();
-        let number = random.map_err(|error| Error::Task(format!("no randomness: {error}")))?;
-        Ok(Self { dir: DurableDir::create(above.join(format!("repair-{number:016x}")))? })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(self.dir.path()) {
-            tracing::warn!(path = %self.dir.path().display(), %error, "cannot remove a directory of the repair");
-        }
-    }
 }

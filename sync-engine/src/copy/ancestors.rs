@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use layer_archive::{Ancestor, BranchPoint, Lsn, Seq};
+use layer_archive::{Ancestor, BranchPoint, LayerEntry, LayerName, Lsn, Seq};
 
 use super::{CopyOptions, CopyTarget};
-use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point, lacking};
+use crate::branches::{AncestorView, Ancestry, BranchChange, change_branch_point, is_at_or_below};
 use crate::point::AsOf;
 use crate::{Error, Result, Store, TimelineState, TimelineView};
 
@@ -50,17 +50,41 @@ async fn require_layers(
     as_of: &AsOf,
     target: CopyTarget<'_>,
 ) -> Result<()> {
+    // The same timelines.
+    if Arc::ptr_eq(source.objects(), target.store.objects()) && state.tenant() == target.tenant {
+        return require_spared(source, state, target).await;
+    }
     if knows_branch(source, state).await {
-        // The same timelines.
-        if Arc::ptr_eq(source.objects(), target.store.objects()) && state.tenant() == target.tenant {
-            return Ok(());
-        }
         // They have spared what the branch needs.
         if find_lacking(source, state, &AsOf::default(), target).await.is_ok() {
             return Ok(());
         }
     }
     find_lacking(source, state, as_of, target).await
+}
+
+/// Checks that the ancestors of a branch still have what it needs, whether they count it or not.
+async fn require_spared(source: &Store, state: &TimelineState, target: CopyTarget<'_>) -> Result<()> {
+    let mut ancestry = Ancestry::of(source, state);
+    while let Some(AncestorView { view, lsn }) = ancestry.next_sparing().await? {
+        if view.is_newest() {
+            continue;
+        }
+        let CopyTarget { store, tenant, timeline } = target;
+        let now = TimelineView::open(store, tenant, view.state.timeline(), None).await?;
+        let now = (!now.state.is_deleted()).then_some(now.state);
+        let lacking = lacking(&view.state, lsn, now.as_ref());
+        let Some(layer) = lacking.first() else { continue };
+        return Err(Error::AncestorLacks {
+            url: store.url().to_owned(),
+            tenant: tenant.clone(),
+            timeline: timeline.clone(),
+            ancestor: view.state.timeline().clone(),
+            layer: (*layer).clone(),
+            missing: lacking.len(),
+        });
+    }
+    Ok(())
 }
 
 /// Whether the ancestor at the source counts the branch now. One whose branch has ended may have collected since.
@@ -116,4 +140,14 @@ fn reaches(there: &TimelineState, needed: &AncestorView) -> bool {
     let source = needed.view.state.disk_consistent_lsn();
     let far = source.map_or(needed.lsn, |lsn| lsn.min(needed.lsn));
     there.disk_consistent_lsn().is_none_or(|lsn| lsn >= far)
+}
+
+/// The layers of an ancestor at or below `lsn` that are not the same `there`.
+fn lacking<'a>(needed: &'a TimelineState, lsn: Lsn, there: Option<&TimelineState>) -> Vec<&'a LayerName> {
+    let is_there = |layer: &LayerEntry| {
+        let there = there.and_then(|there| there.layers().get(&layer.name));
+        there.is_some_and(|there| there.raw == layer.raw)
+    };
+    let layers = needed.layers().values().filter(|layer| is_at_or_below(layer, lsn));
+    layers.filter(|layer| !is_there(layer)).map(|layer| &layer.name).collect()
 }

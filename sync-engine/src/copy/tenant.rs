@@ -152,7 +152,7 @@ pub fn plan_tenant_copy(found: Vec<(TimelineId, Standing)>) -> TenantCopyPlan {
 }
 
 /// Copies the timelines of a tenant to `tenant` in `target`, under their ids. What fails keeps its branches from being
-/// copied, and nothing else; an error of a whole store ends the run.
+/// copied, and nothing else; after an error of a whole store the rest fails with it.
 ///
 /// A branch is compared with its ancestors as the plan has them, so that it makes no difference how the source goes on.
 pub async fn execute_tenant_copy(
@@ -160,19 +160,24 @@ pub async fn execute_tenant_copy(
     plan: TenantCopyPlan,
     (target, tenant): (&Store, &TenantId),
     options: CopyOptions,
-) -> Result<Vec<(TimelineId, TimelineCopy)>> {
+) -> Vec<(TimelineId, TimelineCopy)> {
     let TenantCopyPlan { copies, unreadable, left_out } = plan;
     let records = copies.iter().map(|copy| (copy.timeline.clone(), copy.seq)).collect();
     let as_of = AsOf { records, ..AsOf::from(options.at) };
     let mut failed: BTreeSet<TimelineId> = unreadable.iter().map(|(timeline, _)| timeline.clone()).collect();
     let mut done = Vec::new();
+    let mut out_of_reach: Option<Arc<Error>> = None;
     for PlannedCopy { timeline, seq, ancestor } in copies {
         let target = CopyTarget { store: target, tenant, timeline: &timeline };
-        let copy = match ancestor.filter(|ancestor| failed.contains(ancestor)) {
-            Some(ancestor) => TimelineCopy::Blocked { ancestor },
-            None => match copy_planned(source, (from, seq), &as_of, target, options.clone()).await {
-                Err(error) if is_of_the_store(&error) => return Err(error),
-                Err(error) => TimelineCopy::Failed(Arc::new(error)),
+        let copy = match (&out_of_reach, ancestor.filter(|ancestor| failed.contains(ancestor))) {
+            (Some(error), _) => TimelineCopy::Failed(Arc::clone(error)),
+            (None, Some(ancestor)) => TimelineCopy::Blocked { ancestor },
+            (None, None) => match copy_planned(source, (from, seq), &as_of, target, options.clone()).await {
+                Err(error) => {
+                    let error = Arc::new(error);
+                    out_of_reach = is_of_the_store(&error).then(|| Arc::clone(&error));
+                    TimelineCopy::Failed(error)
+                }
                 Ok(copy) => copy,
             },
         };
@@ -183,7 +188,7 @@ pub async fn execute_tenant_copy(
     }
     done.extend(unreadable.into_iter().map(|(id, error)| (id, TimelineCopy::Failed(error))));
     done.extend(left_out.into_iter().map(|(id, why)| (id, TimelineCopy::LeftOut(why))));
-    Ok(done)
+    done
 }
 
 /// Copies one timeline, if an earlier run has not.

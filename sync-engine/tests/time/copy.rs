@@ -235,3 +235,32 @@ async fn a_branch_is_copied_to_where_its_ancestor_is() {
     let refused = plan_delete(&bench.store, root).await.unwrap_err();
     assert!(matches!(refused, Error::HasBranches { .. }), "{refused}");
 }
+
+#[tokio::test]
+async fn a_source_that_is_collected_meanwhile_is_copied_as_it_is_by_then() {
+    for between in [false, true] {
+        let mut bench = lived().await;
+        let from = open(&bench.store).await;
+        let gone: Vec<String> =
+            bench.layers.keys().filter(|layer| layer.as_str() != "large").cloned().collect();
+        let gone: Vec<&str> = gone.iter().skip(2).map(String::as_str).collect();
+        let mut writer = bench.writer("goes on").await;
+        bench.commit(&mut writer, &[("more", &crate::support::contents(3, 9000))], &gone).await;
+        bench.release(writer).await;
+        bench.gc(&NONE, TakeOver::No).await;
+        let second = TestStore::memory().create().await;
+        let store = if between { &second } else { &bench.store };
+        let (tenant, timeline) = (other_tenant(), other_timeline());
+        let target = CopyTarget { store, tenant: &tenant, timeline: &timeline };
+        let report = copy_timeline(&bench.store, &from, target, options(TakeOver::No)).await.unwrap();
+        assert!(report.from_seq > from.state.seq(), "{report:?}");
+        assert_copy(store, &bench.layers).await;
+        // What has not gone on is damaged.
+        let view = open(&bench.store).await;
+        bench.delete(view.keys.bundle(view.state.bundles()[0].id).unwrap()).await;
+        let other = "0000000000000000000000000000000f".parse().unwrap();
+        let target = CopyTarget { timeline: &other, ..target };
+        let lost = copy_timeline(&bench.store, &view, target, options(TakeOver::No)).await.unwrap_err();
+        assert!(matches!(&lost, Error::Storage(error) if error.is_not_found()), "{lost}");
+    }
+}

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
-use layer_archive::{Ancestor, BranchPoint, BundleWriter, Lsn, RemovalReason, Seq};
+use layer_archive::{Ancestor, BranchPoint, BundleWriter, LayerName, Lsn, RemovalReason, Seq};
 use storage_api::ObjectStore;
 use sync_engine::{
-    At, BranchChange, CopyTarget, Draft, Error, Store, TakeOver, TimelineView, TimelineWriter,
+    Ancestry, At, BranchChange, CopyTarget, Draft, Error, Store, TakeOver, TimelineView, TimelineWriter,
     change_branch_point, copy_timeline, execute_delete, find_layers, plan_delete,
 };
 
@@ -300,4 +300,48 @@ async fn an_unfinished_backup_or_copy_is_no_ancestor() {
     let refused = change_branch_point(&second, of, point, BranchChange::Begins, options).await.unwrap_err();
     assert!(matches!(refused, Error::NothingCommitted { .. }), "{refused}");
     assert_eq!(open(to, 1).await.state, before);
+}
+
+#[tokio::test]
+async fn what_was_compacted_since_a_branch_was_deleted_keeps_it_from_nothing() {
+    let collect = |layer| without(layer, RemovalReason::Collected);
+    for (then, is_spared) in [
+        (None, true),
+        (Some(collect("63-above")), true),
+        (Some(collect("54-compacted")), false),
+        (Some(collect("58-d")), false),
+    ] {
+        let family = Family::lived().await;
+        let home = family.home();
+        family.write(home, 2, Draft::default(), &["63-above"]).await;
+        let view = open(home, 3).await;
+        let plan = plan_delete(home.store, view.clone()).await.unwrap();
+        execute_delete(home.store, plan, TakeOver::No, family.writer_options("delete")).await.unwrap();
+        let counted = open(home, 2).await.state.seq();
+        family.write(home, 2, without("55-c", RemovalReason::Compacted), &["54-compacted"]).await;
+        if let Some(draft) = then {
+            family.write(home, 2, draft, &[]).await;
+        }
+        let (tenant, at) = (tenant(1), At::Seq(view.state.seq()));
+        let from = TimelineView::open_at(home.store, (&tenant, &id(3)), at, None).await.unwrap();
+        // What a restore brings: the ancestor as it is, or as it was before it was told of the deletion.
+        let mut ancestry = Ancestry::of(home.store, &from.state);
+        let second = ancestry.next_sparing().await.unwrap().unwrap().view;
+        assert_eq!(second.is_newest(), is_spared);
+        assert!(is_spared || second.state.seq() < counted && layers_of(&second).contains("55-c"));
+        assert!(ancestry.next_sparing().await.unwrap().unwrap().view.is_newest(), "1 counts 2");
+        let timeline = id(30);
+        let target = CopyTarget { store: home.store, tenant: &tenant, timeline: &timeline };
+        match copy_timeline(home.store, &from, target, family.copy_options(at)).await {
+            Ok(_) => assert!(is_spared && points(home, 2).await.contains(&(id(30), 60))),
+            Err(lacks) => {
+                assert!(matches!(&lacks, Error::AncestorLacks { .. }), "{lacks}");
+                assert!(!is_spared && open(home, 30).await.state.seq() == Seq(0));
+            }
+        }
+    }
+}
+
+fn layers_of(view: &TimelineView) -> BTreeSet<&str> {
+    view.state.layers().keys().map(LayerName::as_str).collect()
 }

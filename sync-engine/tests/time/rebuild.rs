@@ -50,7 +50,7 @@ async fn with_collected_records_and_no_manifest_it_is_a_superset_and_says_what_i
     went_on(&mut bench).await;
     churned(&mut bench).await;
     // Layers of which the record that removes them is collected, while others keep their bundle alive.
-    let policy = sync_engine::gc::GcPolicy { live_percent_min: 0, small_bundles_min: usize::MAX, ..NONE };
+    let policy = GcPolicy { live_percent_min: 0, small_bundles_min: usize::MAX, ..NONE };
     bench.gc(&policy, TakeOver::No).await;
     bench.gc(&policy, TakeOver::No).await;
     let state = open(&bench.store).await.state;

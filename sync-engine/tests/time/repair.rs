@@ -266,3 +266,30 @@ async fn killed_at_any_request_a_repair_makes_nothing_worse() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_killed_repairs_have_left_is_removed_and_what_running_ones_have_is_not() {
+    let bench = lived().await;
+    let view = open(&bench.store).await;
+    damage(&bench, &view.keys.bundle(view.state.bundles()[0].id).unwrap(), Damage::FlippedAt(5)).await;
+    let scratch = TempDir::new().unwrap();
+    let dir = |name: &str| {
+        let path = scratch.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let [left, running, other] = ["repair-0000000000000001", "repair-0000000000000002", "past"].map(dir);
+    #[expect(clippy::disallowed_methods, reason = "test data need not survive a crash")]
+    std::fs::write(left.join("layer"), b"half").unwrap();
+    let lock = std::fs::File::open(&running).unwrap();
+    lock.lock().unwrap();
+    let (_dir, files) = local(&bench.layers);
+    let (take_over, depth, scratch) = (TakeOver::No, VerifyDepth::Deep, scratch.path().to_owned());
+    let repair = RepairOptions { backup: options(), take_over, depth, scratch: scratch.clone() };
+    let report = repair_timeline(&bench.store, (&tenant(), &timeline()), &files, &repair).await.unwrap();
+    assert!(report.wrote && report.is_whole());
+    let mut there: Vec<PathBuf> =
+        std::fs::read_dir(&scratch).unwrap().map(|entry| entry.unwrap().path()).collect();
+    there.sort();
+    assert_eq!(there, [other, running]);
+}

@@ -71,7 +71,7 @@ pub(crate) async fn run(
     };
     let _meter = session.meter("copying", from, &progress);
     let plan = plan_tenant_copy(found);
-    let done = execute_tenant_copy((&source, from), plan, (&target, to), options).await?;
+    let done = execute_tenant_copy((&source, from), plan, (&target, to), options).await;
     Ok(report(session, (from, to), &done))
 }
 
