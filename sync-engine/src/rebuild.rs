@@ -6,6 +6,7 @@
 //! collected the missing records: it is a superset of the layers then, removed ones among them, and the branches of the
 //! timeline are those that say so themselves.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
@@ -207,18 +208,22 @@ impl Moves {
             if state.layers().contains_key(&moved.name) {
                 continue;
             }
-            if !self.read.contains_key(&id) {
-                let key = keys.bundle(moved.to.bundle)?;
-                let index = match read_index(objects, &key, layer_archive::limits::TAIL_READ_BYTES).await {
-                    Ok(index) => Some(index),
-                    Err(error) => {
-                        damage.push(Finding::new(&key, problem(error)?));
-                        None
-                    }
-                };
-                self.read.insert(id, index);
-            }
-            if let Some(index) = self.read.get(&id).and_then(Option::as_ref)
+            let index = match self.read.entry(id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let key = keys.bundle(moved.to.bundle)?;
+                    let read = read_index(objects, &key, layer_archive::limits::TAIL_READ_BYTES).await;
+                    let index = match read {
+                        Ok(index) => Some(index),
+                        Err(error) => {
+                            damage.push(Finding::new(&key, problem(error)?));
+                            None
+                        }
+                    };
+                    unknown.insert(index)
+                }
+            };
+            if let Some(index) = index
                 && let Err(error) = state.take_moved(index, moved)
             {
                 damage.push(Finding::new(keys.bundle(moved.to.bundle)?, error));
