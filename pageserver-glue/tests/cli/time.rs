@@ -38,6 +38,9 @@ fn a_point_is_restored_and_its_directory_is_not_backed_up(kind: Kind) {
     let lsns: Vec<&Value> = points.iter().map(|point| &point["lsn"]).collect();
     assert_eq!(lsns, [&json!("0/1500708"), &json!("0/1500708"), &json!("0/2500000")]);
     let time = points[1]["time"].as_str().unwrap();
+    let text = String::from_utf8(bench.run(&format!("status {ONE}")).expect(0).stdout).unwrap();
+    assert!(text.contains("3 points in time, records 2 ("), "{text}");
+    assert!(text.contains(&format!("seq:3 of {time}, LSN 0/1500708")), "{text}");
     for (number, at) in
         ["seq:2", "lsn:0/1500708", "lsn:0/24FFFFF", &format!("time:{time}")].into_iter().enumerate()
     {

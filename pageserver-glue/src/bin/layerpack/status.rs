@@ -58,6 +58,9 @@ struct TimelineJson {
     error: Option<String>,
 }
 
+/// So many of the newest points in time are shown to people.
+const NEWEST_POINTS_SHOWN: usize = 20;
+
 /// The points in time that the timeline can be restored to.
 #[derive(Debug, Serialize)]
 struct PointsJson {
@@ -69,17 +72,6 @@ struct PointsJson {
     /// Every one, oldest first; of a single timeline that was asked for, because every record is read for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<Vec<PointJson>>,
-}
-
-impl PointsJson {
-    /// Takes in every point. Lists alone count claims among them.
-    fn set_list(&mut self, list: Vec<PointJson>) {
-        if let (Some(oldest), Some(newest)) = (list.first(), list.last()) {
-            let count = u64::try_from(list.len()).unwrap_or(u64::MAX);
-            self.seqs = SeqsJson { count, oldest: oldest.seq, newest: newest.seq };
-        }
-        self.list = Some(list);
-    }
 }
 
 /// What `restore --at` and `copy --at` can be asked for.
@@ -130,13 +122,9 @@ pub(crate) async fn run(session: &Session, arguments: &Status) -> Result<Outcome
     for entry in timelines {
         let id = (entry.tenant.clone(), entry.timeline.clone());
         let layers = local.as_mut().map(|local| local.remove(&id).unwrap_or_default());
-        match read_timeline(session, &store, entry, layers).await {
-            Ok((mut timeline, found)) => {
-                if arguments.selection.timeline.is_some()
-                    && let Some(points) = &mut timeline.points
-                {
-                    points.set_list(list_points(&store, &id).await?);
-                }
+        let lists_points = arguments.selection.timeline.is_some();
+        match read_timeline(session, &store, entry, layers, lists_points).await {
+            Ok((timeline, found)) => {
                 json.timelines.push(timeline);
                 damage.extend(found);
             }
@@ -216,13 +204,15 @@ async fn read_timeline(
     store: &Store,
     entry: CatalogEntry,
     local: Option<Vec<(LayerName, u64)>>,
+    lists_points: bool,
 ) -> Result<(TimelineJson, Vec<Finding>), Failure> {
     // What gc would say, by this machine's clock: a plan that is only shown need not ask the store's.
     let policy = GcPolicy { retention: session.retention(None)?, ..GcPolicy::default() };
     let (id, now) = ((&entry.tenant, &entry.timeline), Some(session.now()));
     let survey = survey_timeline(store, id, entry.listing, &policy, now, KnownRecords::default()).await?;
     let plan = plan_gc(&survey, &policy, session.pack_options()?.bundle_bytes_target);
-    let points = points(&survey, &plan);
+    let list = if lists_points { Some(survey.view.points(store).await?) } else { None };
+    let points = points(&survey, &plan, list);
     let Survey { view, damage, .. } = survey;
     let listing = &view.listing;
     let state = &view.state;
@@ -266,31 +256,27 @@ async fn read_timeline(
     Ok((json, damage))
 }
 
-async fn list_points(
-    store: &Store,
-    (tenant, timeline): &(TenantId, TimelineId),
-) -> Result<Vec<PointJson>, Failure> {
-    let view = TimelineView::open(store, tenant, timeline, None).await?;
-    let json = |point: Point| PointJson {
-        seq: point.seq.0,
-        time: rfc3339(point.time),
-        lsn: point.disk_consistent_lsn.map(|lsn| lsn.to_string()),
-    };
-    Ok(view.points(store).await?.into_iter().map(json).collect())
-}
-
-fn points(survey: &Survey, plan: &GcPlan) -> Option<PointsJson> {
-    let points = plan.points?;
+/// The points in time: where they were listed, those; else what the objects tell, claims among them.
+fn points(survey: &Survey, plan: &GcPlan, list: Option<Vec<Point>>) -> Option<PointsJson> {
+    let mut points = plan.points?;
     let TimelineListing { records, manifests, .. } = &survey.view.listing;
     let stored = |seq| records.get(&seq).or_else(|| manifests.get(&seq)).map(|object| object.last_modified);
     let time = |seq| {
         let since = stored(seq)?.duration_since(UNIX_EPOCH).ok()?;
         Some(rfc3339(UnixMillis(u64::try_from(since.as_millis()).ok()?)))
     };
+    if let Some(list) = &list {
+        (points.oldest, points.newest) = (list.first()?.seq, list.last()?.seq);
+    }
+    let json = |point: &Point| PointJson {
+        seq: point.seq.0,
+        time: rfc3339(point.time),
+        lsn: point.disk_consistent_lsn.map(|lsn| lsn.to_string()),
+    };
     Some(PointsJson {
         oldest_time: time(points.oldest),
         newest_time: time(points.newest),
-        list: None,
+        list: list.map(|list| list.iter().map(json).collect()),
         seqs: points.into(),
     })
 }
@@ -349,7 +335,7 @@ fn write_space(text: &mut String, timeline: &TimelineJson) {
     if *orphans > 0 {
         let _ = writeln!(text, "  orphans   {}, {orphan}", counted(*orphans, "object"));
     }
-    if let Some(PointsJson { seqs, oldest_time, newest_time, .. }) = &timeline.points {
+    if let Some(PointsJson { seqs, oldest_time, newest_time, list }) = &timeline.points {
         let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "unknown".into());
         let (oldest, newest) = (time(oldest_time), time(newest_time));
         let points = counted(usize::try_from(seqs.count).unwrap_or(usize::MAX), "point");
@@ -358,6 +344,21 @@ fn write_space(text: &mut String, timeline: &TimelineJson) {
             "  past      {points} in time, records {} ({oldest}) to {} ({newest})",
             seqs.oldest, seqs.newest
         );
+        write_points(text, list.as_deref().unwrap_or_default());
+    }
+}
+
+/// The points themselves: the newest, for it is those that are gone back to, and the oldest.
+fn write_points(text: &mut String, list: &[PointJson]) {
+    let newest = list.len().saturating_sub(NEWEST_POINTS_SHOWN);
+    for (number, PointJson { seq, time, lsn }) in (0..).zip(list) {
+        if number == 0 || number >= newest {
+            let lsn = lsn.as_ref().map(|lsn| format!(", LSN {lsn}")).unwrap_or_default();
+            let _ = writeln!(text, "            seq:{seq} of {time}{lsn}");
+        } else if number == 1 {
+            let more = counted(newest - 1, "more point");
+            let _ = writeln!(text, "            {more}: --json lists all");
+        }
     }
 }
 
