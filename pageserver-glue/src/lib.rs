@@ -27,8 +27,8 @@ pub use layer_name::{
 pub use metadata::{METADATA_BYTES, MetadataError, MetadataForm, ParsedMetadata};
 pub use remote::{Absent, Access, InvalidRemoteUrl, RemoteError, RemoteUrl, without_secrets};
 pub use service::{
-    AncestorTimeline, AttachedTimeline, CheckpointError, ReadError, Service, ServiceConfig, ServiceError,
-    ServiceMetrics, TimelineMetrics, WaitError,
+    AncestorTimeline, AttachedTimeline, CheckpointError, ReadError, Service, ServiceCollector, ServiceConfig,
+    ServiceError, ServiceMetrics, TimelineMetrics, WaitError,
 };
 pub use timeline::{
     BackupChoices, Past, TimelineBackup, TimelineError, TimelinePlan, TimelineRestore, backup_timeline,

@@ -26,7 +26,7 @@ use sync_engine::service::{
 use sync_engine::{Deletion, Error as EngineError, HashCache, LocalTimeline, ReadOptions, ReadPool};
 use tokio::runtime::Runtime;
 
-pub use self::metrics::{ServiceMetrics, TimelineMetrics};
+pub use self::metrics::{ServiceCollector, ServiceMetrics, TimelineMetrics};
 use self::reads::Reads;
 pub use self::reads::{AncestorTimeline, ReadError};
 pub use self::timeline::{AttachedTimeline, CheckpointError, WaitError};
@@ -178,6 +178,11 @@ impl Service {
     /// Numbers for whoever watches.
     pub fn metrics(&self) -> ServiceMetrics {
         ServiceMetrics::read(&self.uploads, self.metered.metrics().snapshot())
+    }
+
+    /// The same, read anew whenever the pageserver's registry gathers: `registry.register(Box::new(service.collector()?))`.
+    pub fn collector(&self) -> prometheus::Result<ServiceCollector> {
+        ServiceCollector::new(self.uploads.clone(), Arc::clone(&self.metered))
     }
 
     /// The engine's service, for callers that are async themselves.

@@ -1,12 +1,14 @@
-//! Numbers for whoever watches: plain ones, and as text for Prometheus.
-//!
-//! The text is the [exposition format](https://prometheus.io/docs/instrumenting/exposition_formats/), which is simple
-//! enough to be written without a library in every pageserver that links this.
+//! Numbers for whoever watches: plain ones, and for Prometheus, as a collector for the pageserver's registry or as text.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use storage_api::RequestCounts;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{CounterVec, GaugeVec, Opts, TextEncoder};
+use storage_api::{Metered, ObjectStore, RequestCounts};
 use sync_engine::service::{LastGc, Phase, TimelineName, TimelineStatus, UploadService};
 
 /// Numbers of the service.
@@ -46,68 +48,66 @@ fn seconds_since(then: SystemTime, now: SystemTime) -> f64 {
     now.duration_since(then).unwrap_or_default().as_secs_f64()
 }
 
+/// The type of a metric.
+#[derive(Clone, Copy)]
+enum Kind {
+    Gauge,
+    Counter,
+}
+use Kind::{Counter, Gauge};
+
 /// A metric of a timeline: its name, type and help, and its value.
-type Metric = (&'static str, &'static str, &'static str, fn(&TimelineMetrics) -> f64);
+type Metric = (&'static str, Kind, &'static str, fn(&TimelineMetrics) -> f64);
 
 const TIMELINE_METRICS: [Metric; 19] = [
-    ("lag_changes", "gauge", "Changes handed over and not durable.", |timeline| {
+    ("lag_changes", Gauge, "Changes handed over and not durable.", |timeline| {
         float(timeline.status.lag.changes as u64)
     }),
-    ("lag_layers", "gauge", "Layers not stored.", |timeline| float(timeline.status.lag.layers as u64)),
-    ("lag_bytes", "gauge", "Raw bytes of layers not stored.", |timeline| {
-        float(timeline.status.lag.raw_bytes)
-    }),
-    ("lag_seconds", "gauge", "Age of the oldest change that is not durable.", |timeline| {
-        timeline.lag_seconds
-    }),
-    ("failed_layers", "gauge", "Layers that cannot be uploaded: see the log.", |timeline| {
+    ("lag_layers", Gauge, "Layers not stored.", |timeline| float(timeline.status.lag.layers as u64)),
+    ("lag_bytes", Gauge, "Raw bytes of layers not stored.", |timeline| float(timeline.status.lag.raw_bytes)),
+    ("lag_seconds", Gauge, "Age of the oldest change that is not durable.", |timeline| timeline.lag_seconds),
+    ("failed_layers", Gauge, "Layers that cannot be uploaded: see the log.", |timeline| {
         float(timeline.status.failed.len() as u64)
     }),
-    ("waiting", "gauge", "1 while something fails and is tried again.", |timeline| {
+    ("waiting", Gauge, "1 while something fails and is tried again.", |timeline| {
         float(u64::from(matches!(timeline.status.phase, Phase::Waiting { .. })))
     }),
-    (
-        "stopped",
-        "gauge",
-        "1 after another writer has taken over: uploads have stopped for good.",
-        |timeline| float(u64::from(matches!(timeline.status.phase, Phase::Stopped(_)))),
-    ),
-    ("remote_consistent_lsn", "gauge", "LSN as of which the timeline can be restored.", |timeline| {
+    ("stopped", Gauge, "1 after another writer has taken over: uploads have stopped for good.", |timeline| {
+        float(u64::from(matches!(timeline.status.phase, Phase::Stopped(_))))
+    }),
+    ("remote_consistent_lsn", Gauge, "LSN as of which the timeline can be restored.", |timeline| {
         float(timeline.status.remote_consistent_lsn.map_or(0, |lsn| lsn.0))
     }),
-    ("records_total", "counter", "Records written.", |timeline| float(timeline.status.written.records)),
-    ("layers_total", "counter", "Layers written.", |timeline| float(timeline.status.written.layers)),
-    ("raw_bytes_total", "counter", "Raw bytes of layers written.", |timeline| {
+    ("records_total", Counter, "Records written.", |timeline| float(timeline.status.written.records)),
+    ("layers_total", Counter, "Layers written.", |timeline| float(timeline.status.written.layers)),
+    ("raw_bytes_total", Counter, "Raw bytes of layers written.", |timeline| {
         float(timeline.status.written.raw_bytes)
     }),
-    ("stored_bytes_total", "counter", "Bytes of records and payload objects written.", |timeline| {
+    ("stored_bytes_total", Counter, "Bytes of records and payload objects written.", |timeline| {
         float(timeline.status.written.stored_bytes)
     }),
-    ("deleted_objects_total", "counter", "Objects that gc has deleted.", |timeline| {
+    ("deleted_objects_total", Counter, "Objects that gc has deleted.", |timeline| {
         float(timeline.status.written.deleted)
     }),
-    ("deleted_bytes_total", "counter", "Bytes of the objects that gc has deleted.", |timeline| {
+    ("deleted_bytes_total", Counter, "Bytes of the objects that gc has deleted.", |timeline| {
         float(timeline.status.written.deleted_bytes)
     }),
-    ("repacked_layers_total", "counter", "Layers repacked.", |timeline| {
+    ("repacked_layers_total", Counter, "Layers repacked.", |timeline| {
         float(timeline.status.written.repacked)
     }),
-    ("repacked_bytes_total", "counter", "Bytes of payload objects written by repacking.", |timeline| {
+    ("repacked_bytes_total", Counter, "Bytes of payload objects written by repacking.", |timeline| {
         float(timeline.status.written.repacked_bytes)
     }),
-    (
-        "gc_timestamp_seconds",
-        "gauge",
-        "When the last collection ended, as Unix time; 0 before.",
-        |timeline| timeline.status.last_gc.as_ref().map_or(0.0, |last| seconds_since(UNIX_EPOCH, last.at)),
-    ),
+    ("gc_timestamp_seconds", Gauge, "When the last collection ended, as Unix time; 0 before.", |timeline| {
+        timeline.status.last_gc.as_ref().map_or(0.0, |last| seconds_since(UNIX_EPOCH, last.at))
+    }),
     (
         "gc_trouble",
-        "gauge",
+        Gauge,
         "1 where the last collection was broken off, has found damage or could not delete: see the log.",
         |timeline| float(u64::from(timeline.status.last_gc.as_ref().is_some_and(LastGc::is_troubled))),
     ),
-    ("retries_total", "counter", "Failures after which something was tried again.", |timeline| {
+    ("retries_total", Counter, "Failures after which something was tried again.", |timeline| {
         float(timeline.status.written.retries)
     }),
 ];
@@ -117,22 +117,58 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-impl fmt::Display for ServiceMetrics {
-    /// The text that Prometheus reads.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, kind, help, value) in TIMELINE_METRICS {
-            writeln!(f, "# HELP layerpack_{name} {help}\n# TYPE layerpack_{name} {kind}")?;
-            for timeline in &self.timelines {
-                let (tenant, id) = &timeline.name;
-                let value = value(timeline);
-                writeln!(f, "layerpack_{name}{{tenant=\"{tenant}\",timeline=\"{id}\"}} {value}")?;
+/// What comes before every name.
+const NAMESPACE: &str = "layerpack";
+
+const TIMELINE_LABELS: [&str; 2] = ["tenant", "timeline"];
+
+const REQUESTS: (&str, &str, &str) =
+    ("requests_total", "kind", "Requests to the store, failed ones included.");
+
+const BYTES: (&str, &str, &str) =
+    ("bytes_total", "direction", "Bytes of bodies sent to the store and received from it.");
+
+/// Values, by the values of their labels.
+type Values<'a> = Vec<(Vec<&'a str>, f64)>;
+
+fn family(
+    (name, kind, help): (&str, Kind, &str),
+    labels: &[&str],
+    values: Values<'_>,
+) -> prometheus::Result<Vec<MetricFamily>> {
+    let opts = Opts::new(name, help).namespace(NAMESPACE);
+    match kind {
+        Gauge => {
+            let gauges = GaugeVec::new(opts, labels)?;
+            for (labels, value) in values {
+                gauges.get_metric_with_label_values(&labels)?.set(value);
             }
+            Ok(gauges.collect())
+        }
+        Counter => {
+            let counters = CounterVec::new(opts, labels)?;
+            for (labels, value) in values {
+                counters.get_metric_with_label_values(&labels)?.inc_by(value);
+            }
+            Ok(counters.collect())
+        }
+    }
+}
+
+impl ServiceMetrics {
+    /// The numbers as Prometheus has them; families without a timeline are left out.
+    pub fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let mut families = Vec::new();
+        for (name, kind, help, value) in TIMELINE_METRICS {
+            let values = self.timelines.iter().map(|timeline| {
+                let (tenant, id) = &timeline.name;
+                (vec![tenant.as_str(), id.as_str()], value(timeline))
+            });
+            families.extend(family((name, kind, help), &TIMELINE_LABELS, values.collect())?);
         }
         let RequestCounts { put, get, list, head, delete, copy, multipart, bytes_sent, bytes_received } =
             self.requests;
-        writeln!(f, "# HELP layerpack_requests_total Requests to the store, failed ones included.")?;
-        writeln!(f, "# TYPE layerpack_requests_total counter")?;
-        let kinds = [
+        let requests = [
             ("put", put),
             ("get", get),
             ("list", list),
@@ -141,12 +177,64 @@ impl fmt::Display for ServiceMetrics {
             ("copy", copy),
             ("multipart", multipart),
         ];
-        for (kind, count) in kinds {
-            writeln!(f, "layerpack_requests_total{{kind=\"{kind}\"}} {count}")?;
+        let bytes = [("sent", bytes_sent), ("received", bytes_received)];
+        for ((name, label, help), counts) in [(REQUESTS, &requests[..]), (BYTES, &bytes[..])] {
+            let values = counts.iter().map(|(value, count)| (vec![*value], float(*count))).collect();
+            families.extend(family((name, Counter, help), &[label], values)?);
         }
-        writeln!(f, "# HELP layerpack_bytes_total Bytes of bodies sent to the store and received from it.")?;
-        writeln!(f, "# TYPE layerpack_bytes_total counter")?;
-        writeln!(f, "layerpack_bytes_total{{direction=\"sent\"}} {bytes_sent}")?;
-        writeln!(f, "layerpack_bytes_total{{direction=\"received\"}} {bytes_received}")
+        families.retain(|family| !family.get_metric().is_empty());
+        Ok(families)
+    }
+}
+
+impl fmt::Display for ServiceMetrics {
+    /// The text that Prometheus reads: the
+    /// [exposition format](https://prometheus.io/docs/instrumenting/exposition_formats/).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.families().and_then(|families| TextEncoder::new().encode_to_string(&families));
+        f.write_str(&text.map_err(|_| fmt::Error)?)
+    }
+}
+
+/// The numbers of a running service, for the registry of the pageserver.
+pub struct ServiceCollector {
+    uploads: UploadService,
+    metered: Arc<Metered<dyn ObjectStore>>,
+    descriptions: Vec<Desc>,
+}
+
+impl ServiceCollector {
+    pub(super) fn new(
+        uploads: UploadService,
+        metered: Arc<Metered<dyn ObjectStore>>,
+    ) -> prometheus::Result<Self> {
+        let of_timelines = TIMELINE_METRICS.map(|(name, _, help, _)| (name, &TIMELINE_LABELS[..], help));
+        let of_all =
+            [&REQUESTS, &BYTES].map(|(name, label, help)| (*name, std::slice::from_ref(label), *help));
+        let descriptions = of_timelines.into_iter().chain(of_all).map(|(name, labels, help)| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(format!("{NAMESPACE}_{name}"), help.to_owned(), labels, HashMap::new())
+        });
+        Ok(Self { descriptions: descriptions.collect::<Result<_, _>>()?, uploads, metered })
+    }
+}
+
+impl Collector for ServiceCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let metrics = ServiceMetrics::read(&self.uploads, self.metered.metrics().snapshot());
+        metrics.families().unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics of Layerpack cannot be collected");
+            Vec::new()
+        })
+    }
+}
+
+impl fmt::Debug for ServiceCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceCollector").field("uploads", &self.uploads).finish_non_exhaustive()
     }
 }

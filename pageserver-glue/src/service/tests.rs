@@ -77,8 +77,19 @@ fn a_pageserver_hands_over_waits_removes_detaches_and_finds_what_is_remote() {
     let line = format!("layerpack_remote_consistent_lsn{{tenant=\"{ID}\",timeline=\"{ID}\"}} 16\n");
     assert!(metrics.contains(&line), "{metrics}");
     assert!(metrics.contains("layerpack_requests_total{kind=\"put\"}"), "{metrics}");
+    // In a pageserver's registry they are read anew each time.
+    let registry = prometheus::Registry::new();
+    registry.register(Box::new(service.collector().unwrap())).unwrap();
+    let gathered = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    // But for what passes with the time.
+    let sorted = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with("layerpack_lag_seconds"));
+        lines.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(sorted(&gathered()), sorted(&service.metrics().to_string()));
     let report = service.detach(&tenant, &timeline, SOON).unwrap();
     assert!(report.is_complete() && report.released, "{report:?}");
+    assert!(!gathered().contains("layerpack_lag_bytes") && gathered().contains("layerpack_requests_total"));
     assert!(*told.lock().unwrap() >= 2);
 
     // A new start in an empty directory: everything is remote.
