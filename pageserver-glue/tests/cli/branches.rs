@@ -23,7 +23,7 @@ pub(crate) const MIDDLE: &str = "99999999999999999999999999999999";
 pub(crate) const MAIN: &str = "55555555555555555555555555555555";
 
 /// A metadata file of the oldest form.
-fn metadata(lsn: u64, ancestor: Option<(&str, u64)>) -> Vec<u8> {
+pub(crate) fn metadata(lsn: u64, ancestor: Option<(&str, u64)>) -> Vec<u8> {
     let mut bytes = lsn.to_be_bytes().to_vec();
     bytes.push(0);
     match ancestor {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::branches::{BRANCH, MAIN, MIDDLE, family, image, put_in};
+use crate::branches::{BRANCH, MAIN, MIDDLE, family, image, metadata as branch_metadata, put_in};
 use crate::support::{Bench, Kind, TENANT, assert_same, files, noise};
 
 on_both! {
@@ -83,6 +83,11 @@ fn a_deleted_branch_comes_back_with_what_it_needs_of_its_ancestors(kind: Kind) {
     bench.run(&format!("restore --workdir {{d}} {AT} {MIDDLE}")).expect(0);
     assert_eq!(metadata(&restore("d").expect(1).json())[BRANCH], "held back");
     bench.run(&command("d")).expect(1).says(&[MIDDLE, "empty directory"]);
+    // A newer one that is left alone is no past of it either: it may have let go of more since.
+    put_in(&bench, MIDDLE, "metadata", &branch_metadata(0x99, Some((MAIN, 0x64))));
+    fs::remove_dir_all(bench.timeline_dir("a", BRANCH)).unwrap();
+    let held = restore("a").expect(1).json();
+    assert_eq!(metadata(&held), [(MAIN, "present"), (BRANCH, "held back")].into());
     // So it does where gc has given up every state that the branch could need.
     for key in [0, 2, 3] {
         collect(&bench, MIDDLE, &image(key, 120));

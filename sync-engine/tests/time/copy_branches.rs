@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::FutureExt;
 use layer_archive::{Ancestor, BranchPoint, BundleWriter, LayerName, Lsn, RemovalReason, Seq};
 use storage_api::ObjectStore;
+use sync_engine::gc::{GcOptions, GcPolicy, KnownRecords, execute_gc, plan_gc, survey_timeline};
 use sync_engine::{
     Ancestry, At, BranchChange, CopyTarget, Draft, Error, Store, TakeOver, TimelineView, TimelineWriter,
     change_branch_point, copy_timeline, execute_delete, find_layers, plan_delete,
 };
 
+use crate::bench::NONE;
 use crate::family::{Family, Place, at_lsn, id, layers, open, points, tenant, without};
 use crate::killed_at;
 use crate::spy::{Fate, Spy};
@@ -340,6 +342,40 @@ async fn what_was_compacted_since_a_branch_was_deleted_keeps_it_from_nothing() {
             }
         }
     }
+}
+
+/// The ancestor's log has been collected, and begins with a manifest of before the branch; the branch began and ended behind
+/// it, with no manifest in between.
+#[tokio::test]
+async fn a_state_that_counted_a_branch_is_found_between_manifests_too() {
+    let family = Family::new().await;
+    let home = family.home();
+    family.write(home, 1, at_lsn(70), &["10-a", "20-b"]).await;
+    family.write(home, 1, Draft::default(), &["30-dead", "31-dead"]).await;
+    for dead in ["30-dead", "31-dead"] {
+        family.write(home, 1, without(dead, RemovalReason::Collected), &[]).await;
+    }
+    let policy = GcPolicy { checkpoint_bytes_min: 1, ..NONE };
+    for _ in 0..2 {
+        let id = (tenant(1), id(1));
+        let known = KnownRecords::default();
+        let survey = survey_timeline(home.store, (&id.0, &id.1), None, &policy, None, known).await.unwrap();
+        let plan = plan_gc(&survey, &policy, 32 << 20);
+        let writer = family.writer_options("gc");
+        let options = GcOptions { policy, bundle_bytes_target: 32 << 20, writer, take_over: TakeOver::No };
+        execute_gc(home.store, survey, plan, &options).await.unwrap();
+    }
+    let listing = open(home, 1).await.listing;
+    let manifests = listing.manifests.len();
+    assert!(!listing.records.contains_key(&Seq(4)), "{listing:?}");
+    family.branch(home, 2, (1, 50), 65, &["55-c"]).await;
+    let branch = open(home, 2).await.state;
+    let plan = plan_delete(home.store, open(home, 2).await).await.unwrap();
+    execute_delete(home.store, plan, TakeOver::No, family.writer_options("delete")).await.unwrap();
+    family.write(home, 1, without("20-b", RemovalReason::Collected), &[]).await;
+    assert_eq!(open(home, 1).await.listing.manifests.len(), manifests);
+    let found = Ancestry::of(home.store, &branch).next_sparing().await.unwrap().unwrap().view;
+    assert!(layers_of(&found).contains("20-b") && found.state.branch_points().count() == 1);
 }
 
 fn layers_of(view: &TimelineView) -> BTreeSet<&str> {

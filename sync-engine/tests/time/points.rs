@@ -2,11 +2,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use layer_archive::{BundleWriter, Lsn, Seq, UnixMillis};
+use layer_archive::{Ancestor, BundleWriter, Lsn, Seq, UnixMillis};
 use storage_api::Clock;
 use sync_engine::{At, Draft, Error, TakeOver, TimelineView, execute_delete, plan_delete};
 
-use crate::bench::{Bench, DAY, append, contents, keeping, state_at};
+use crate::bench::{Bench, DAY, NONE, append, contents, keeping, state_at};
 use crate::support::{open, tenant, timeline, writer_options};
 use crate::{churned, lived, put_metadata, went_on};
 
@@ -97,6 +97,30 @@ async fn what_is_collected_is_no_point_any_more_and_what_is_kept_is_whole() {
     let early = at(&bench, At::Time(UnixMillis(began.0 - 1))).await.unwrap_err();
     assert!(matches!(&early, Error::PointNotFound { is_before_first: true, .. }), "{early}");
     assert_eq!(at(&bench, At::Lsn(Lsn(80))).await.unwrap().state, newest.state);
+}
+
+#[tokio::test]
+async fn a_branch_had_no_lsn_before_the_one_where_it_was_left_whatever_was_collected() {
+    let mut bench = Bench::new().await;
+    let mut writer = bench.writer("branch").await;
+    let ancestor =
+        Some(Ancestor { timeline: "0000000000000000000000000000000e".parse().unwrap(), lsn: Lsn(50) });
+    writer.append(Draft { ancestor, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+    put_metadata(&mut writer, 60).await;
+    bench.release(writer).await;
+    churned(&mut bench).await;
+    let mut writer = bench.writer("goes on").await;
+    put_metadata(&mut writer, 90).await;
+    bench.release(writer).await;
+    churned(&mut bench).await;
+    bench.gc(&NONE, TakeOver::No).await;
+    assert!(!bench.listing().await.records.contains_key(&Seq(3)));
+    for (lsn, is_early) in [(49, true), (60, false)] {
+        let error = at(&bench, At::Lsn(Lsn(lsn))).await.unwrap_err();
+        let expected =
+            matches!(&error, Error::PointNotFound { is_before_first, .. } if *is_before_first == is_early);
+        assert!(expected, "{lsn}: {error:?}");
+    }
 }
 
 #[tokio::test]
