@@ -201,27 +201,29 @@ async fn a_list_passes_over_what_vanishes() {
     let root = TempDir::new().unwrap();
     let store = Arc::new(LocalStore::open(root.path()).unwrap());
     let path = root.path().to_owned();
-    let vandal = tokio::task::spawn_blocking(move || {
-        for _ in 0..6 {
-            for n in 0..100 {
-                write(&path.join(format!("files/{n}")), b"x");
-                write(&path.join(format!("dirs/{n}/object")), b"x");
-            }
-            for dir in ["files", "dirs"] {
-                fs::remove_dir_all(path.join(dir)).unwrap();
-            }
-        }
-    });
     // Comes after all that vanishes, so that a list which breaks off there lacks it.
     let last = key("last/object");
     store.put(&last, Body::new("x"), PutMode::Create).await.unwrap();
     let mut lists = 0;
-    while !vandal.is_finished() {
-        let listed = store.list_all(&KeyPrefix::root()).await.unwrap();
-        assert_eq!(listed.last().map(|object| &object.key), Some(&last));
-        store.list(&ListRequest { rolled_up: true, ..ListRequest::default() }).await.unwrap();
-        lists += 1;
+    for _ in 0..6 {
+        // Nothing comes while it is listed: a list that finds more begins anew.
+        for n in 0..100 {
+            write(&path.join(format!("files/{n}")), b"x");
+            write(&path.join(format!("dirs/{n}/object")), b"x");
+        }
+        let path = path.clone();
+        let vandal = tokio::task::spawn_blocking(move || {
+            for dir in ["files", "dirs"] {
+                fs::remove_dir_all(path.join(dir)).unwrap();
+            }
+        });
+        while !vandal.is_finished() {
+            let listed = store.list_all(&KeyPrefix::root()).await.unwrap();
+            assert_eq!(listed.last().map(|object| &object.key), Some(&last));
+            store.list(&ListRequest { rolled_up: true, ..ListRequest::default() }).await.unwrap();
+            lists += 1;
+        }
+        vandal.await.unwrap();
     }
-    vandal.await.unwrap();
     assert!(lists > 1);
 }

@@ -10,7 +10,7 @@ use storage_api::simulated::{BodyFault, Delay, Fault, Gate, Rule, SimulatedClien
 use storage_api::{ErrorKind, ObjectStore, Operation};
 use sync_engine::{
     Draft, DurableDir, Error, Mirror, OnDemandTimeline, Progress, ReadOptions, ReadPool, Residency, Store,
-    TimelineReader, TimelineWriter, VerifyDepth, verify_timeline,
+    TimelineListing, TimelineReader, TimelineWriter, VerifyDepth, verify_timeline,
 };
 use tempfile::TempDir;
 
@@ -76,9 +76,21 @@ impl Scene {
             writer.append(Draft::default(), BundleWriter::new()).await.unwrap();
         }
         writer.detach().await.unwrap();
-        let key = writer.view().keys.bundle(before.values().next().unwrap().place.bundle).unwrap();
-        let outcomes = self.simulation.objects().delete(&[key]).await.unwrap();
-        assert!(outcomes[0].result.is_ok());
+        // The older manifests first, as ever.
+        let view = writer.view();
+        let newest = view.state.seq();
+        let listing = TimelineListing::read_whole(&**self.simulation.objects(), &view.keys).await.unwrap();
+        let mut gone: Vec<_> = listing
+            .manifests
+            .into_iter()
+            .filter(|(seq, _)| *seq < newest)
+            .map(|(_, info)| info.key)
+            .collect();
+        gone.push(view.keys.bundle(before.values().next().unwrap().place.bundle).unwrap());
+        for key in gone {
+            let outcomes = self.simulation.objects().delete(&[key]).await.unwrap();
+            assert!(outcomes[0].result.is_ok());
+        }
     }
 }
 
