@@ -144,7 +144,8 @@ pub struct Removed {
 /// Why a layer is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RemovalReason {
-    /// What it holds is in other layers, which are in this or an earlier record.
+    /// What it holds is in other layers, which are in this or an earlier record: all of it. A compaction that drops history
+    /// which nobody needs any more has collected the layers that held it.
     Compacted,
     /// Nothing needs what it holds.
     Collected,

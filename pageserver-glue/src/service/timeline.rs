@@ -78,7 +78,8 @@ impl AttachedTimeline {
         self.compaction(layers, &[], metadata, lsn)
     }
 
-    /// Hands over layers together with those that they replace, which are compacted away.
+    /// Hands over layers together with those that they replace, which are compacted away: all that those held is in these. What
+    /// held history that the compaction dropped goes as collected, by [`remove`](Self::remove).
     pub fn compaction(
         &self,
         layers: &[LayerName],
