@@ -148,8 +148,9 @@ async fn sibling(
     match rebuild_timeline(store, tenant, timeline).await {
         Ok(rebuild) => {
             let Rebuild { view: TimelineView { state, manifest, .. }, .. } = &rebuild;
-            // With no manifest, what names its ancestor may be what is lost.
-            let is_known = state.ancestor().is_some() || manifest.is_some() || rebuild.is_exact();
+            // With no manifest, what names its ancestor may be what is lost. A tombstone needs none.
+            let is_known =
+                state.is_deleted() || state.ancestor().is_some() || manifest.is_some() || rebuild.is_exact();
             if is_known { Ok(rebuild.view.state) } else { Err(unknown(damaged)) }
         }
         Err(error) if error.is_damage() => Err(unknown(error)),

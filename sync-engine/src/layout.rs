@@ -85,11 +85,13 @@ impl TimelineKeys {
         if let Some(seq) = rest.strip_prefix("manifest/") {
             // A manifest's number is written like a record's.
             return match format!("log/{seq}").parse() {
-                Ok(BundleId::Record(seq)) => Some(ObjectName::Manifest(seq)),
+                Ok(BundleId::Record(seq)) if seq > Seq(0) => Some(ObjectName::Manifest(seq)),
                 _ => None,
             };
         }
         match rest.strip_suffix(BUNDLE_SUFFIX)?.parse() {
+            // The first record is number 1.
+            Ok(BundleId::Record(Seq(0))) => None,
             Ok(BundleId::Record(seq)) => Some(ObjectName::Record(seq)),
             Ok(BundleId::Payload(payload)) => Some(ObjectName::Payload(payload)),
             Err(_) => None,
@@ -126,9 +128,10 @@ mod tests {
         assert_eq!(keys.parse(&record), Some(ObjectName::Record(Seq(255))));
         assert_eq!(keys.parse(&manifest), Some(ObjectName::Manifest(Seq(255))));
         assert_eq!(keys.parse(&bundle), Some(ObjectName::Payload(payload)));
-        for other in
-            ["log/ff.tar.zst", "log/00000000000000ff", "manifest/00000000000000FF", "x", "payload/1.tar.zst"]
-        {
+        let zero = [format!("log/{:016}.tar.zst", 0), format!("manifest/{:016}", 0)];
+        let others =
+            ["log/ff.tar.zst", "log/00000000000000ff", "manifest/00000000000000FF", "x", "payload/1.tar.zst"];
+        for other in zero.iter().map(String::as_str).chain(others) {
             assert_eq!(keys.parse(&Key::new(format!("{prefix}{other}")).unwrap()), None, "{other}");
         }
     }

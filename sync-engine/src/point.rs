@@ -262,7 +262,19 @@ pub(crate) async fn state_by_log(
         while let Some(record) = tails.try_next().await? {
             past.apply(&mut state, &record)?;
         }
-        Ok(Some(state).filter(|state| state.seq() == seq))
+        if state.seq() != seq {
+            return Ok(None);
+        }
+        // A claim that nobody followed may lie in the slot of a record that was collected.
+        if past.listing.newest() > seq {
+            let next =
+                read_record(past.objects, &past.keys.record(seq.next())?, BundleId::Record(seq.next()))
+                    .await?;
+            if next.commit().is_none_or(|next| next.parent != state.history()) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(state))
     };
     match replayed.await {
         Err(Error::PointNotFound { .. }) => Ok(None),
@@ -320,11 +332,11 @@ impl<'a> Past<'a> {
             records.push(record);
         }
         if !is_passed && walked.seq() < until.min(self.newest) {
+            // What was wanted may be behind what is not there.
             self.require_given_up(walked.seq().next())?;
+            return Err(self.not_found(wanted).await?);
         }
-        // Claims stay when what is between them is collected: from nothing only a log that is whole is replayed.
-        let is_point =
-            |seq: &Seq| manifest.is_some() || self.points.is_none_or(|points| *seq >= points.oldest);
+        let is_point = |seq: &Seq| self.is_point(*seq, manifest.is_some());
         let is_wanted = |seq: &Seq| wanted.last().is_none_or(|wanted| *seq == wanted);
         let Some(found) = found.filter(is_point).filter(is_wanted) else {
             return Err(self.not_found(wanted).await?);
@@ -349,10 +361,19 @@ impl<'a> Past<'a> {
         })
     }
 
+    /// Whether a state that was found, by a manifest or from nothing, is a point. Claims stay when what is between them is
+    /// collected: from nothing only a log that is whole is replayed. What a manifest tells that came late may be collected
+    /// in part.
+    fn is_point(&self, seq: Seq, by_manifest: bool) -> bool {
+        let Some(points) = self.points else { return true };
+        let oldest = self.listing.oldest_in_time().filter(|_| by_manifest);
+        seq >= oldest.map_or(points.oldest, |oldest| oldest.min(points.oldest))
+    }
+
     /// A record that is not there was collected, if it is of before the oldest manifest that was there in time; else it is
     /// lost, and with it, it may be, the state that was asked for.
     fn require_given_up(&self, seq: Seq) -> Result<()> {
-        if self.listing.oldest_in_time().is_none_or(|oldest| seq <= oldest) {
+        if self.listing.oldest_in_time().is_some_and(|oldest| seq <= oldest) {
             return Ok(());
         }
         let (tenant, timeline) = (self.empty.tenant().clone(), self.empty.timeline().clone());
@@ -367,6 +388,7 @@ impl<'a> Past<'a> {
         damage: &mut Vec<Finding>,
     ) -> Result<(TimelineState, Option<ManifestUsed>)> {
         let mut silent = None;
+        let newest = self.listing.manifests.keys().next_back().copied();
         for (seq, info) in self.listing.manifests.iter().rev() {
             if wanted.last().is_some_and(|wanted| *seq > wanted) {
                 continue;
@@ -379,8 +401,11 @@ impl<'a> Past<'a> {
                     Some(_) => {}
                 },
                 Err(Error::Damaged { object, range: _, source }) => {
-                    let problem = format!("{source}; an older manifest and the log were used instead");
-                    damage.push(Finding::new(object, problem));
+                    // An older one that does not read is no loss where the log tells the state.
+                    if Some(*seq) == newest {
+                        let problem = format!("{source}; an older manifest and the log were used instead");
+                        damage.push(Finding::new(object, problem));
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -425,8 +450,10 @@ impl<'a> Past<'a> {
     /// Says which points there are instead.
     async fn not_found(&self, wanted: &Wanted) -> Result<Error> {
         let (tenant, timeline) = (self.empty.tenant().clone(), self.empty.timeline().clone());
+        let at = wanted.to_string();
         let Some(Points { oldest, newest }) = self.points else {
-            return Ok(Error::TimelineNotFound { tenant, timeline });
+            let is_before_first = self.is_before_first(wanted, &self.empty).await;
+            return Ok(Error::PointNotFound { tenant, timeline, at, points: "none".into(), is_before_first });
         };
         let (mut state, _) = self.base_at(oldest).await?;
         let is_before_first = self.is_before_first(wanted, &state).await;
@@ -440,7 +467,7 @@ impl<'a> Past<'a> {
         }
         let points = first.zip(last).map(|(first, last)| format!("{first} to {last}"));
         let points = points.unwrap_or_else(|| "none".into());
-        Ok(Error::PointNotFound { tenant, timeline, at: wanted.to_string(), points, is_before_first })
+        Ok(Error::PointNotFound { tenant, timeline, at, points, is_before_first })
     }
 
     /// Whether there was nothing of the timeline yet, for certain: it was not collected. `oldest` is the oldest state

@@ -24,6 +24,9 @@ use crate::{
     TimelineWriter, VerifyDepth, VerifyReport, rebuild_timeline, verify_timeline,
 };
 
+/// How the names of the directories begin in which layers wait to be stored anew.
+const SCRATCH: &str = "repair-";
+
 /// How a repair is made.
 #[derive(Clone, Debug)]
 pub struct RepairOptions {
@@ -78,6 +81,7 @@ pub async fn repair_timeline(
     local: &BTreeMap<LayerName, PathBuf>,
     options: &RepairOptions,
 ) -> Result<RepairReport> {
+    Scratch::sweep(&options.scratch, SCRATCH);
     let mut report = RepairReport::default();
     let mut branch_points = Vec::new();
     let view = match TimelineView::open(store, tenant, timeline, None).await {
@@ -98,6 +102,9 @@ pub async fn repair_timeline(
     report.seq = view.state.seq();
     report.manifests = manifests::remake(store, &view, &verified).await?;
     if view.state.is_deleted() {
+        report.manifests.extend(manifests::make_tombstone(store, &view).await?);
+        // Of what is deleted nothing is missed.
+        (report.missing, report.dropped) = (Vec::new(), Vec::new());
         report.findings = verified.findings;
         return Ok(report);
     }
@@ -123,7 +130,7 @@ pub async fn repair_timeline(
     if !must_write && !lets_gc_past {
         return Ok(report);
     }
-    let scratch = Scratch::create(&options.scratch, "repair-")?;
+    let scratch = Scratch::create(&options.scratch, SCRATCH)?;
     let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
     let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
     let appended = append(store, &mut writer, (layers, branch_points), options, &mut report).await;

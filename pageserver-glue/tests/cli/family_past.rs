@@ -126,7 +126,14 @@ fn a_family_comes_back_as_of_a_time_before_and_after_it_was_deleted(kind: Kind) 
     without.retain(|path, _| !path.contains(&own));
     assert_same(&without, &tenants(&bench, "c"));
     // What is deleted now has no LSN among others; alone it has.
-    assert_eq!(restore("d", "lsn:0/BE").expect(0).json()["timelines"], json!([]));
+    assert_eq!(restore("d", "lsn:0/BE").expect(4).json()["timelines"], json!([]));
+    // Nor is there anything of a year that was mistyped, which is no success.
+    for at in ["time:1999-01-01T00:00:00Z", "lsn:0/0"] {
+        assert_eq!(restore("d", at).expect(4).json()["timelines"], json!([]));
+    }
+    let other = "000000000000000000000000000000cc";
+    let copy = format!("copy --remote {{url}} --from {TENANT} --to {other} --at time:1999-01-01T00:00:00Z");
+    bench.run(&copy).expect(4).says(&["nothing was copied", MAIN]);
     let alone = format!("restore --workdir {{d}} {AT}");
     let json = bench.run(&format!("{alone} {MAIN} --at lsn:0/BE --json")).expect(0).json();
     assert_eq!(json["layers"], json!(5));

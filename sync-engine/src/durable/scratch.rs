@@ -19,10 +19,8 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes one in `above`, under a name that begins with `prefix`, and removes those that killed processes have left
-    /// there.
+    /// Makes one in `above`, under a name that begins with `prefix`.
     pub(crate) fn create(above: &Path, prefix: &str) -> Result<Self> {
-        sweep(above, prefix);
         loop {
             let random = OsRng.try_next_u64();
             let number = random.map_err(|error| Error::Task(format!("no randomness: {error}")))?;
@@ -42,26 +40,27 @@ impl Scratch {
             }
         }
     }
+
+    /// Removes those that killed processes have left in `above`.
+    pub(crate) fn sweep(above: &Path, prefix: &str) {
+        for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !entry.file_name().to_string_lossy().starts_with(prefix)
+                || !entry.file_type().is_ok_and(|kind| kind.is_dir())
+            {
+                continue;
+            }
+            let Ok(dir) = File::open(&path) else { continue };
+            if lock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                remove(&path);
+            }
+        }
+    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         remove(self.dir.path());
-    }
-}
-
-fn sweep(above: &Path, prefix: &str) {
-    for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if !entry.file_name().to_string_lossy().starts_with(prefix)
-            || !entry.file_type().is_ok_and(|kind| kind.is_dir())
-        {
-            continue;
-        }
-        let Ok(dir) = File::open(&path) else { continue };
-        if lock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            remove(&path);
-        }
     }
 }
 

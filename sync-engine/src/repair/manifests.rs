@@ -26,6 +26,23 @@ pub(super) async fn remake(store: &Store, view: &TimelineView, verified: &Verify
     Ok(remade)
 }
 
+/// Makes the manifest of a tombstone that opens no more without it: what went before is collected. The record says that the
+/// timeline is deleted, and nothing can come behind it; the rest of the state is what is left to be known. Returns it, if
+/// there was none that reads.
+pub(super) async fn make_tombstone(store: &Store, view: &TimelineView) -> Result<Option<Seq>> {
+    let (objects, seq) = (&**store.objects(), view.state.seq());
+    let id = (view.state.tenant(), view.state.timeline());
+    match TimelineView::open(store, id.0, id.1, None).await {
+        Err(error) if error.is_damage() => {}
+        opened => return opened.map(|_| None),
+    }
+    let key = view.keys.manifest(seq)?;
+    let unpackable = |source| Error::Unpackable { what: key.to_string(), source };
+    let bytes = view.state.to_manifest().encode().map_err(unpackable)?;
+    objects.put(&key, Body::new(bytes), PutMode::Overwrite).await?;
+    Ok(Some(seq))
+}
+
 async fn remake_one(store: &Store, view: &TimelineView, seq: Seq, key: &Key) -> Result<bool> {
     let objects = &**store.objects();
     let Some(info) = view.listing.manifests.get(&seq) else { return Ok(false) };

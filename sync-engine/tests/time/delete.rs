@@ -196,3 +196,31 @@ async fn a_tombstone_whose_manifest_does_not_read_is_collected_after_a_repair() 
     bench.gc(&NONE, TakeOver::No).await;
     assert_eq!(bench.listing().await.payloads.len(), 0);
 }
+
+#[tokio::test]
+async fn a_tombstone_without_its_manifest_is_one_when_all_else_is_collected() {
+    for lost in [Damage::Deleted, Damage::FlippedAt(60)] {
+        let bench = lived().await;
+        // Which is a branch of another.
+        let parent = TimelineView::open(&bench.store, &tenant(), &branch(), None).await.unwrap();
+        let mut writer = TimelineWriter::claim(&bench.store, parent, writer_options("parent")).await.unwrap();
+        append(&mut writer, &[("own", b"own")], &[]).await.unwrap();
+        writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+        let deletion = delete(&bench.store, TakeOver::No).await.unwrap();
+        bench.gc(&NONE, TakeOver::No).await;
+        let manifest = open(&bench.store).await.keys.manifest(deletion.seq).unwrap();
+        damage(&bench, &manifest, lost).await;
+        let opened = TimelineView::open(&bench.store, &tenant(), &timeline(), None).await;
+        assert!(matches!(opened, Err(Error::Gap { .. })), "{opened:?}");
+        // It keeps nobody from being deleted.
+        let parent = TimelineView::open(&bench.store, &tenant(), &branch(), None).await.unwrap();
+        plan_delete(&bench.store, parent).await.unwrap();
+        let report = repair(&bench, &BTreeMap::new(), TakeOver::No).await.unwrap();
+        assert_eq!((report.manifests.clone(), report.wrote), (vec![deletion.seq], false));
+        assert!(report.is_whole());
+        assert!(open(&bench.store).await.state.is_deleted());
+        bench.gc(&NONE, TakeOver::No).await;
+        assert_eq!(delete(&bench.store, TakeOver::No).await.unwrap().seq, deletion.seq);
+        assert_eq!(repair(&bench, &BTreeMap::new(), TakeOver::No).await.unwrap().manifests, []);
+    }
+}

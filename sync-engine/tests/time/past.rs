@@ -30,7 +30,7 @@ fn two_days() -> GcPolicy {
     keeping(DAY * 3 / 2)
 }
 
-async fn put_manifest(bench: &Bench, writer: &TimelineWriter) {
+pub(crate) async fn put_manifest(bench: &Bench, writer: &TimelineWriter) {
     let state = &writer.view().state;
     let key = writer.view().keys.manifest(state.seq()).unwrap();
     let bytes = state.to_manifest().encode().unwrap();

@@ -3,10 +3,11 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use layer_archive::{Ancestor, BundleWriter, Lsn, Seq, UnixMillis};
-use storage_api::Clock;
+use storage_api::{Body, Clock, GetRange, ObjectStoreExt, PutMode};
 use sync_engine::{At, Draft, Error, TakeOver, TimelineView, execute_delete, plan_delete};
 
 use crate::bench::{Bench, DAY, NONE, append, contents, keeping, state_at};
+use crate::past::put_manifest;
 use crate::support::{open, tenant, timeline, writer_options};
 use crate::{churned, lived, put_metadata, went_on};
 
@@ -207,4 +208,88 @@ async fn behind_a_record_that_is_lost_an_older_state_is_not_taken_for_the_one_as
     let found = at(&bench, At::Lsn(early)).await.unwrap().state;
     assert!(found.seq() < lost && found.disk_consistent_lsn() == Some(early));
     assert_eq!(at(&bench, At::Lsn(Lsn(u64::MAX))).await.unwrap().state.seq(), view.state.seq());
+}
+
+/// Twenty checkpoints a minute apart, each of a layer that the next removes, and metadata; after the sixth, perhaps, a
+/// manifest.
+async fn minutes(bench: &mut Bench, manifests: bool) {
+    let mut writer = bench.writer("only").await;
+    for number in 0..20u64 {
+        bench.clock.advance(Duration::from_secs(60));
+        let (layer, before) = (format!("layer {number:02}"), format!("layer {:02}", number.wrapping_sub(1)));
+        let gone: &[&str] = if number == 0 { &[] } else { &[&before] };
+        append(&mut writer, &[(&layer, &[7; 9000])], gone).await.unwrap();
+        put_metadata(&mut writer, 100 + number * 10).await;
+        if manifests && number == 5 {
+            put_manifest(bench, &writer).await;
+        }
+    }
+    writer.append(Draft { released: true, ..Draft::default() }, BundleWriter::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_manifest_what_is_behind_a_lost_record_is_not_known() {
+    for collected in [false, true] {
+        let mut bench = Bench::new().await;
+        minutes(&mut bench, false).await;
+        let newest = open(&bench.store).await;
+        let seq = newest.state.seq();
+        if collected {
+            bench.gc(&NONE, TakeOver::No).await;
+            assert!(!bench.listing().await.records.contains_key(&Seq(4)));
+            for (_, info) in bench.listing().await.manifests {
+                bench.delete(info.key).await;
+            }
+        } else {
+            bench.delete(newest.keys.record(Seq(8)).unwrap()).await;
+        }
+        for behind in [At::Time(millis(&bench)), At::Lsn(Lsn(u64::MAX)), At::Lsn(Lsn(200)), At::Seq(seq)] {
+            let error = at(&bench, behind).await.unwrap_err();
+            assert!(matches!(&error, Error::Gap { .. }), "{behind:?}: {error}");
+            let (tenant, timeline) = (tenant(), timeline());
+            let among = TimelineView::open_undeleted(&bench.store, (&tenant, &timeline), behind, None).await;
+            assert!(matches!(among, Err(Error::Gap { .. })), "{behind:?}");
+        }
+        let before = at(&bench, At::Seq(Seq(5))).await.map(|view| view.state.seq());
+        assert_eq!(before.ok(), (!collected).then_some(Seq(5)));
+        let early = at(&bench, At::Time(UnixMillis(0))).await.unwrap_err();
+        assert!(matches!(&early, Error::PointNotFound { is_before_first: true, .. }), "{early}");
+    }
+}
+
+#[tokio::test]
+async fn a_gap_that_may_have_been_collected_is_answered_by_no_state_before_it() {
+    for case in ["equal times", "a late manifest"] {
+        let mut bench = Bench::new().await;
+        minutes(&mut bench, true).await;
+        let mut writer = bench.writer("goes on").await;
+        append(&mut writer, &[("more", b"more")], &[]).await.unwrap();
+        put_manifest(&bench, &writer).await;
+        bench.release(writer).await;
+        let (listing, keys) = (bench.listing().await, open(&bench.store).await.keys);
+        let first = *listing.manifests.keys().next().unwrap();
+        let between = at(&bench, At::Seq(Seq(first.0 + 9))).await.unwrap().state;
+        let manifest = listing.manifests[&first].key.clone();
+        let bytes = bench.objects.get_bytes(&manifest, GetRange::Full, 1 << 20).await.unwrap().1;
+        if case == "equal times" {
+            for info in listing.manifests.values() {
+                let bytes = bench.objects.get_bytes(&info.key, GetRange::Full, 1 << 20).await.unwrap().1;
+                bench.objects.put(&info.key, Body::new(bytes), PutMode::Overwrite).await.unwrap();
+            }
+            bench.delete(keys.record(Seq(first.0 + 4)).unwrap()).await;
+        } else {
+            bench.gc(&NONE, TakeOver::No).await;
+            bench.clock.advance(Duration::from_secs(1));
+            bench.objects.put(&manifest, Body::new(bytes), PutMode::Create).await.unwrap();
+            let late = at(&bench, At::Seq(first)).await.unwrap_err();
+            assert!(matches!(&late, Error::PointNotFound { .. }), "what it tells of is collected: {late}");
+        }
+        let lsn = between.disk_consistent_lsn().unwrap();
+        for behind in [At::Seq(between.seq()), At::Lsn(lsn), At::Time(between.time())] {
+            let error = at(&bench, behind).await.unwrap_err();
+            let given_up = matches!(&error, Error::PointNotFound { is_before_first: false, .. });
+            assert!(given_up, "{case}: {behind:?}: {error}");
+        }
+        assert!(at(&bench, At::Time(millis(&bench))).await.is_ok(), "{case}");
+    }
 }

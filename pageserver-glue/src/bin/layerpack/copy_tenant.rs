@@ -116,6 +116,10 @@ fn report(
         }
         json.timelines.push(line);
     }
+    if json.left_out > 0 && json.copied + json.present + json.failed == 0 {
+        problems.push(format!("nothing was copied: there is no timeline of {from} to be copied"));
+        exit = Exit::NotFound;
+    }
     let (copied, present) = (counted(json.copied, "timeline"), json.present);
     let (stored, cost) = (human_bytes(json.stored_bytes), session.cost_line());
     let _ = write!(text, "{copied} copied, {stored}; {present} there already\n{cost}");

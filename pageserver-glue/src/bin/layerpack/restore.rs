@@ -93,11 +93,19 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
         };
         match restored {
             Err(failure) if alone || !concerns_one_timeline(&failure) => return Err(failure),
-            Err(failure) => run.done.push(((tenant, timeline), Err(failure))),
+            Err(failure) => {
+                // A branch that comes later would find the same.
+                run.wanted.add((tenant.clone(), timeline.clone()), Past::Missing);
+                run.done.push(((tenant, timeline), Err(failure)));
+            }
             Ok(()) => {}
         }
     }
     let mut outcome = report(session, &run.done, &left_out, asked_for);
+    if run.done.is_empty() && (at != At::Newest || !left_out.is_empty()) {
+        outcome.problems.push(format!("nothing was restored: there is no timeline as of {at}"));
+        outcome.exit = Exit::NotFound;
+    }
     outcome.warnings.extend(left_alone.into_iter().chain(left_out.into_iter().map(|(_, why)| why)));
     Ok(outcome)
 }
