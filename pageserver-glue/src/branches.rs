@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use layer_archive::{Ancestor, BranchPoint, LayerName, TenantId, TimelineId};
-use sync_engine::{LocalTimeline, TimelineState, TimelineView, ancestors_first};
+use sync_engine::{Error, LocalTimeline, TimelineState, TimelineView, ancestors_first};
 
 use crate::{LayerMap, WorkDir, WorkDirError};
 
@@ -46,6 +46,19 @@ impl WorkDirBranches {
             lsn: ancestor.lsn,
         };
         of_it.map(point).collect()
+    }
+
+    /// Refuses a timeline whose way to its ancestors leads in a circle: its ancestor could never be backed up before it.
+    pub fn refuse_circle(&self, id: &(TenantId, TimelineId)) -> Result<(), Error> {
+        let (tenant, mut timeline) = id.clone();
+        let mut passed = BTreeSet::from([timeline.clone()]);
+        while let Some(next) = self.ancestors.get(&(tenant.clone(), timeline.clone())) {
+            if !passed.insert(next.timeline.clone()) {
+                return Err(Error::AncestorCycle { tenant, timeline, ancestor: next.timeline.clone() });
+            }
+            timeline = next.timeline.clone();
+        }
+        Ok(())
     }
 
     /// The timelines, each after its ancestor.

@@ -248,7 +248,7 @@ pub enum Error {
     },
     /// A branch was to be copied to where its ancestor does not have what the branch needs of it.
     #[error(
-        "{ancestor} of tenant {tenant} at {url} lacks {missing} of the layers that its branch {timeline} needs, the first is {layer}: it was compacted or collected without knowing of the branch, or the source was; copy the ancestor again, under a new tenant or to another store, and then the branch"
+        "{ancestor} of tenant {tenant} at {url} lacks {missing} of the layers that its branch {timeline} needs, the first is {layer}: it was compacted or collected without knowing of the branch, or the source was; copy the ancestor again, with the --at of the branch if it has one, under a new tenant or to another store, and then the branch"
     )]
     AncestorLacks {
         /// The store.

@@ -359,3 +359,30 @@ fn a_timeline_that_is_held_does_not_keep_others_from_being_repaired() {
     bench.run("restore --workdir {b} --remote {url}").expect(0);
     assert_same(&files(&bench.path("a")), &files(&bench.path("b")));
 }
+
+#[test]
+fn a_circle_of_ancestors_is_said_to_be_one_and_keeps_nobody_else_from_being_backed_up() {
+    let bench = family(Kind::Directory);
+    put_in(&bench, MAIN, "metadata", &metadata(90, Some((BRANCH, 0x50))));
+    let other = "22222222222222222222222222222222";
+    put_in(&bench, other, &image(1, 80), b"other");
+    let backup = bench.run("backup --json --workdir {a} --remote {url}").expect(3);
+    let json = backup.json();
+    let stored: Vec<&Value> = json["timelines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|json| json["error"].is_null())
+        .map(|json| &json["timeline"])
+        .collect();
+    assert_eq!(stored, [&json!(other)]);
+    bench.run("backup --workdir {a} --remote {url}").expect(3).says(&["go in a circle", MAIN, "--ancestor"]);
+    bench.run("backup --dry-run --workdir {a} --remote {url}").expect(3).says(&["go in a circle"]);
+    // By way of what the store has, too.
+    put_in(&bench, MAIN, "metadata", &metadata(90, None));
+    bench.backup();
+    put_in(&bench, MAIN, "metadata", &metadata(95, Some((BRANCH, 0x50))));
+    let one = format!("backup --workdir {{a}} --remote {{url}} --tenant {{tenant}} --timeline {MAIN}");
+    bench.run(&one).expect(3).says(&["go in a circle"]);
+    bench.run("verify --remote {url}").expect(0);
+}

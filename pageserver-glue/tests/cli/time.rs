@@ -101,7 +101,21 @@ fn a_point_that_is_not_there_is_an_error_that_names_those_that_are(kind: Kind) {
     for command in ["restore --workdir {b}", "restore --dry-run --workdir {b}"] {
         bench.run(&format!("{command} {ONE} --at seq:1")).expect(4).says(&["as of record 1", "later"]);
     }
-    for at in ["77", "seq:x", "lsn:12", "time:yesterday", "day:1"] {
+    for (at, utc) in [
+        ("2001-01-01T00:00:00+02:30", "2000-12-31T21:30:00"),
+        ("2001-01-01T00:00:00-05:00", "2001-01-01T05:00:00"),
+    ] {
+        bench.run(&format!("restore --workdir {{b}} {ONE} --at time:{at}")).expect(4).says(&[utc]);
+    }
+    for at in [
+        "77",
+        "time:2001-01-01T00:00:00+99:00",
+        "time:1970-01-01T00:00:00+01:00",
+        "seq:x",
+        "lsn:12",
+        "time:yesterday",
+        "day:1",
+    ] {
         bench.run(&format!("restore --workdir {{b}} {ONE} --at {at}")).expect(2);
     }
     bench.run("restore --workdir {b} --remote {url} --at seq:2").expect(2).says(&["--timeline"]);

@@ -1,7 +1,7 @@
 //! The command line: commands, options and their help.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use layer_archive::{Ancestor, Seq, TenantId, TimelineId, UnixMillis};
@@ -215,13 +215,32 @@ fn point(text: &str) -> Result<At, String> {
         "seq" => value.parse().map(|seq| At::Seq(Seq(seq))).map_err(|error| format!("{value:?}: {error}")),
         "lsn" => value.parse().map(At::Lsn).map_err(|error: layer_archive::InvalidId| error.to_string()),
         "time" => {
-            let time = humantime::parse_rfc3339_weak(value).map_err(|error| format!("{value:?}: {error}"))?;
-            let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| "before 1970".to_owned())?;
+            let since = time(value)?.duration_since(UNIX_EPOCH).map_err(|_| "before 1970".to_owned())?;
             let millis = u64::try_from(since.as_millis()).map_err(|error| error.to_string())?;
             Ok(At::Time(UnixMillis(millis)))
         }
         _ => Err("seq:12, lsn:0/169C348 and time:2026-11-27T06:15:00Z work".into()),
     }
+}
+
+/// A time by RFC 3339: in UTC, or with an offset as `+02:00`.
+fn time(text: &str) -> Result<SystemTime, String> {
+    let parse =
+        |text: &str| humantime::parse_rfc3339_weak(text).map_err(|error| format!("{text:?}: {error}"));
+    let split = text.len().checked_sub(6).and_then(|at| text.split_at_checked(at));
+    let Some((local, offset)) = split.filter(|(_, offset)| offset.as_bytes().get(3) == Some(&b':')) else {
+        return parse(text);
+    };
+    let number = |range| offset.get(range).and_then(|digits: &str| digits.parse::<u64>().ok());
+    let behind = match (offset.as_bytes().first(), number(1..3), number(4..6)) {
+        (Some(sign @ (b'+' | b'-')), Some(hours @ ..24), Some(minutes @ ..60)) => {
+            (*sign == b'-', Duration::from_secs((hours * 60 + minutes) * 60))
+        }
+        _ => return parse(text),
+    };
+    let time = parse(local)?;
+    let moved = if behind.0 { time.checked_add(behind.1) } else { time.checked_sub(behind.1) };
+    moved.ok_or_else(|| format!("{text:?} is out of range"))
 }
 
 /// What is copied, or made: a whole tenant, or one timeline of it.

@@ -90,10 +90,12 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         (true, true) => Mirror::Forced,
     };
     session.require_apart(&arguments.remote, workdir.root())?;
-    let how = |id: &(TenantId, TimelineId)| BackupChoices {
-        mirror,
-        ancestor: arguments.ancestor.clone(),
-        branches: branches.of((&id.0, &id.1)),
+    let how = |id: &(TenantId, TimelineId)| {
+        branches.refuse_circle(id).map(|()| BackupChoices {
+            mirror,
+            ancestor: arguments.ancestor.clone(),
+            branches: branches.of((&id.0, &id.1)),
+        })
     };
     if arguments.dry_run {
         return dry_run(session, arguments, &workdir, work, &how).await;
@@ -110,8 +112,10 @@ pub(crate) async fn run(session: &Session, arguments: &Backup) -> Result<Outcome
         let meter = session.meter("backing up", timeline, &progress);
         let options = BackupOptions { writer: session.writer_options(), pack, progress };
         let listing = listings.take(&id);
-        let how = how(&id);
-        let backup = backup_timeline(&store, &workdir, (tenant, timeline), listing, &how, options).await;
+        let backup = match how(&id) {
+            Ok(how) => backup_timeline(&store, &workdir, (tenant, timeline), listing, &how, options).await,
+            Err(error) => Err(error.into()),
+        };
         drop(meter);
         // While this timeline was written the others may have been, by somebody else.
         if !backup.as_ref().is_ok_and(|backup| backup.report.stored_bytes == 0) {
@@ -133,7 +137,7 @@ async fn dry_run(
     arguments: &Backup,
     workdir: &WorkDir,
     work: Work,
-    how: &impl Fn(&(TenantId, TimelineId)) -> BackupChoices,
+    how: &impl Fn(&(TenantId, TimelineId)) -> Result<BackupChoices, Error>,
 ) -> Result<Outcome, Failure> {
     let store = match session.open(&arguments.remote).await {
         Ok(store) => Some(store),
@@ -151,7 +155,7 @@ async fn dry_run(
     }
     for id in &work.timelines {
         let listing = listings.take(id);
-        run.backup(store.as_ref(), workdir, (&id.0, &id.1), listing, &how(id)).await?;
+        run.backup(store.as_ref(), workdir, (&id.0, &id.1), listing, &how(id)?).await?;
     }
     Ok(run.finish())
 }
