@@ -84,7 +84,7 @@ pub enum Error {
     },
     /// A record is missing from the middle of a log.
     #[error(
-        "the log of {tenant}/{timeline} is damaged: record {seq} is missing although later ones exist; restore the object {key} from another copy"
+        "the log of {tenant}/{timeline} is damaged: record {seq} is missing although later ones exist; restore the object {key} from another copy, or see what `layerpack verify --repair` makes of it"
     )]
     Gap {
         /// The tenant.

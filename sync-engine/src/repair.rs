@@ -100,7 +100,7 @@ pub async fn repair_timeline(
     };
     let mut verified = verify_timeline(store, &view, options.depth).await?;
     report.seq = view.state.seq();
-    report.manifests = manifests::remake(store, &view, &verified).await?;
+    report.manifests = manifests::remake(store, &view, &verified, Seq(0)).await?;
     if view.state.is_deleted() {
         report.manifests.extend(manifests::make_tombstone(store, &view).await?);
         // Of what is deleted nothing is missed.
@@ -133,12 +133,15 @@ pub async fn repair_timeline(
     let scratch = Scratch::create(&options.scratch, SCRATCH)?;
     let layers = salvage(store, &view, damaged, local, &scratch.dir, options, &mut report).await?;
     let mut writer = TimelineWriter::claim(store, view, options.backup.writer.clone()).await?;
+    let seen = writer.view().clone();
     let appended = append(store, &mut writer, (layers, branch_points), options, &mut report).await;
     if let Err(error) = appended {
         return Err(writer.release_after(error).await);
     }
     report.seq = writer.view().state.seq();
     report.wrote = true;
+    // What was the newest is followed now.
+    report.manifests.extend(manifests::remake(store, &seen, &verified, report.seq).await?);
     Ok(report)
 }
 

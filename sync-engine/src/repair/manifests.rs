@@ -11,9 +11,15 @@ use crate::point::state_by_log;
 use crate::view::load_manifest;
 use crate::{Error, Finding, ObjectName, Result, Store, TimelineView, VerifyReport};
 
-/// Makes the manifests that `verified` says do not read, as far as the log still tells their states. Returns which.
-pub(super) async fn remake(store: &Store, view: &TimelineView, verified: &VerifyReport) -> Result<Vec<Seq>> {
-    let newest = view.listing.manifests.keys().next_back().copied();
+/// Makes the manifests that `verified` says do not read, as far as the log still tells their states; there are good ones up
+/// to `followed_to`. Returns which.
+pub(super) async fn remake(
+    store: &Store,
+    view: &TimelineView,
+    verified: &VerifyReport,
+    followed_to: Seq,
+) -> Result<Vec<Seq>> {
+    let newest = view.listing.manifests.keys().next_back().copied().filter(|seq| *seq >= followed_to);
     let mut remade = Vec::new();
     for Finding { object, .. } in verified.findings.iter().chain(&verified.unneeded) {
         let Ok(key) = Key::new(object.clone()) else { continue };

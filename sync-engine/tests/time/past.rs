@@ -398,3 +398,17 @@ async fn an_older_manifest_that_does_not_read_is_made_again_as_it_was() {
     assert_eq!(bench.gc(&NONE, TakeOver::No).await.damage, []);
     bench.assert_whole().await;
 }
+
+#[tokio::test]
+async fn a_newest_manifest_that_does_not_read_is_followed_and_then_made_again() {
+    let bench = three_days().await;
+    let newest = open(&bench.store).await.keys.manifest(Seq(MANIFESTS[2])).unwrap();
+    let bytes = async || bench.objects.get_bytes(&newest, GetRange::Full, 1 << 20).await.unwrap().1;
+    let before = bytes().await;
+    damage(&bench, &newest, Damage::FlippedAt(60)).await;
+    let report = repair(&bench, &BTreeMap::new(), TakeOver::No).await.unwrap();
+    assert_eq!((report.manifests, report.wrote), (vec![Seq(MANIFESTS[2])], true));
+    assert_eq!(bytes().await, before);
+    let report = verify(&bench, VerifyDepth::Deep).await.unwrap();
+    assert_eq!((report.findings, report.unneeded), (vec![], vec![]));
+}
