@@ -116,7 +116,9 @@ fn report(
         }
         json.timelines.push(line);
     }
-    if json.left_out > 0 && json.copied + json.present + json.failed == 0 {
+    let is_early =
+        |(_, copy): &(_, TimelineCopy)| matches!(copy, TimelineCopy::LeftOut(LeftOut::NotThereYet));
+    if json.copied + json.present + json.failed == 0 && done.iter().any(is_early) {
         problems.push(format!("nothing was copied: there is no timeline of {from} to be copied"));
         exit = Exit::NotFound;
     }

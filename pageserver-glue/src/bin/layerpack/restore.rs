@@ -102,7 +102,7 @@ pub(crate) async fn run(session: &Session, arguments: &Restore) -> Result<Outcom
         }
     }
     let mut outcome = report(session, &run.done, &left_out, asked_for);
-    if run.done.is_empty() && (at != At::Newest || !left_out.is_empty()) {
+    if run.done.is_empty() && at != At::Newest {
         outcome.problems.push(format!("nothing was restored: there is no timeline as of {at}"));
         outcome.exit = Exit::NotFound;
     }
@@ -367,7 +367,9 @@ impl Outcome {
             MetadataOutcome::Conflict => {
                 "differs from the file that is there, which was left alone: move it away"
             }
-            MetadataOutcome::HeldBack => "was held back until every layer is there: run it again",
+            MetadataOutcome::HeldBack => {
+                "was held back until every layer is there, its ancestors' included: mend what is named and run it again"
+            }
         };
         self.problems.push(format!("the metadata of {tenant}/{timeline} {metadata}"));
         self.exit = self.exit.or_worse(Exit::Failed);
