@@ -71,7 +71,6 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
     }
     let gap = if manifest.is_some() { GapIs::Lost } else { GapIs::PerhapsCollected };
     let mut missing = Vec::new();
-    let mut moves = Moves::default();
     for seq in (base.0..newest.0).map(|seq| Seq(seq + 1)) {
         let Some(record) = records.get(&seq) else {
             missing.push(seq);
@@ -83,7 +82,7 @@ pub async fn rebuild_timeline(store: &Store, tenant: &TenantId, timeline: &Timel
             Ok(()) => {
                 state = next;
                 if !missing.is_empty() {
-                    moves.follow(objects, &keys, record, &mut state, &mut damage).await?;
+                    follow_moves(objects, &keys, record, &mut state, &mut damage).await?;
                 }
             }
             Err(error) => {
@@ -185,52 +184,44 @@ async fn read_records(
     Ok(records)
 }
 
-/// Layers that a record moves and none that is left adds: the payload object that they are moved to says what they are.
-#[derive(Default)]
-struct Moves {
-    /// The indexes that were read.
-    read: BTreeMap<PayloadId, Option<BundleIndex>>,
-}
-
-impl Moves {
-    /// Takes the layers in that `record`, which was applied to `state`, moves and `state` has not.
-    async fn follow(
-        &mut self,
-        objects: &dyn ObjectStore,
-        keys: &TimelineKeys,
-        record: &BundleIndex,
-        state: &mut TimelineState,
-        damage: &mut Vec<Finding>,
-    ) -> Result<()> {
-        let Some(commit) = record.commit() else { return Ok(()) };
-        for moved in &commit.moved {
-            let BundleId::Payload(id) = moved.to.bundle else { continue };
-            if state.layers().contains_key(&moved.name) {
-                continue;
-            }
-            let index = match self.read.entry(id) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(unknown) => {
-                    let key = keys.bundle(moved.to.bundle)?;
-                    let read = read_index(objects, &key, layer_archive::limits::TAIL_READ_BYTES).await;
-                    let index = match read {
-                        Ok(index) => Some(index),
-                        Err(error) => {
-                            damage.push(Finding::new(&key, problem(error)?));
-                            None
-                        }
-                    };
-                    unknown.insert(index)
-                }
-            };
-            if let Some(index) = index
-                && let Err(error) = state.take_moved(index, moved)
-            {
-                damage.push(Finding::new(keys.bundle(moved.to.bundle)?, error));
-            }
+/// Takes in the layers that `record`, which was applied to `state`, moves and no record that is left adds: the payload object
+/// that they are moved to says what they are.
+async fn follow_moves(
+    objects: &dyn ObjectStore,
+    keys: &TimelineKeys,
+    record: &BundleIndex,
+    state: &mut TimelineState,
+    damage: &mut Vec<Finding>,
+) -> Result<()> {
+    let Some(commit) = record.commit() else { return Ok(()) };
+    let mut read: BTreeMap<PayloadId, Option<BundleIndex>> = BTreeMap::new();
+    for moved in &commit.moved {
+        let BundleId::Payload(id) = moved.to.bundle else { continue };
+        if state.layers().contains_key(&moved.name) {
+            continue;
         }
-        Ok(())
+        let index = match read.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let key = keys.bundle(moved.to.bundle)?;
+                let tail_len = layer_archive::limits::TAIL_READ_BYTES;
+                let index = match read_index(objects, &key, tail_len).await {
+                    Ok(index) => Some(index),
+                    Err(error) => {
+                        damage.push(Finding::new(&key, problem(error)?));
+                        None
+                    }
+                };
+                unknown.insert(index)
+            }
+        };
+        if let Some(index) = index
+            && let Err(error) = state.take_moved(index, moved)
+        {
+            damage.push(Finding::new(keys.bundle(moved.to.bundle)?, error));
+        }
     }
+    Ok(())
 }
 
 /// Takes in the payload objects that no record names any more: what names them may be collected or lost.

@@ -9,7 +9,7 @@ use storage_api::{Body, Key, PutMode};
 
 use crate::point::state_by_log;
 use crate::view::load_manifest;
-use crate::{Error, Finding, ObjectName, Result, Store, TimelineView, VerifyReport};
+use crate::{Error, Finding, ObjectName, Result, Store, TimelineState, TimelineView, VerifyReport};
 
 /// Makes the manifests that `verified` says do not read, as far as the log still tells their states; there are good ones up
 /// to `followed_to`. Returns which.
@@ -36,16 +36,14 @@ pub(super) async fn remake(
 /// timeline is deleted, and nothing can come behind it; the rest of the state is what is left to be known. Returns it, if
 /// there was none that reads.
 pub(super) async fn make_tombstone(store: &Store, view: &TimelineView) -> Result<Option<Seq>> {
-    let (objects, seq) = (&**store.objects(), view.state.seq());
+    let seq = view.state.seq();
     let id = (view.state.tenant(), view.state.timeline());
     match TimelineView::open(store, id.0, id.1, None).await {
         Err(error) if error.is_damage() => {}
         opened => return opened.map(|_| None),
     }
     let key = view.keys.manifest(seq)?;
-    let unpackable = |source| Error::Unpackable { what: key.to_string(), source };
-    let bytes = view.state.to_manifest().encode().map_err(unpackable)?;
-    objects.put(&key, Body::new(bytes), PutMode::Overwrite).await?;
+    put(store, &key, &view.state).await?;
     Ok(Some(seq))
 }
 
@@ -58,8 +56,13 @@ async fn remake_one(store: &Store, view: &TimelineView, seq: Seq, key: &Key) -> 
     }
     let id = (view.state.tenant(), view.state.timeline());
     let Some(state) = state_by_log(store, id, seq).await? else { return Ok(false) };
+    put(store, key, &state).await?;
+    Ok(true)
+}
+
+async fn put(store: &Store, key: &Key, state: &TimelineState) -> Result<()> {
     let unpackable = |source| Error::Unpackable { what: key.to_string(), source };
     let bytes = state.to_manifest().encode().map_err(unpackable)?;
-    objects.put(key, Body::new(bytes), PutMode::Overwrite).await?;
-    Ok(true)
+    store.objects().put(key, Body::new(bytes), PutMode::Overwrite).await?;
+    Ok(())
 }
